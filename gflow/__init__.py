@@ -1,0 +1,12 @@
+from . import predict as predict
+from .networks import Convolutional as Convolutional
+from .networks import Diagonal as Diagonal
+from .networks import FullyConnected as FullyConnected
+from .networks import Network as Network
+from .networks import scale as scale
+from .networks import with_weights as with_weights
+from .problems import Classification as Classification
+from .problems import Problem as Problem
+from .problems import Regression as Regression
+from .problems import exponential as exponential
+from .problems import logistic as logistic

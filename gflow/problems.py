@@ -1,0 +1,122 @@
+"""Data and loss.
+
+Imports nothing of gflow but its checks.
+"""
+
+import abc
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import logsumexp
+from jaxtyping import Array, Float, Scalar
+
+from ._checks import is_concrete, require_finite, to_float
+
+
+class Problem(eqx.Module):
+    """Data X (n rows of d inputs), targets y, and a loss that is minimised.
+
+    A problem may be batched by `vmap` like any pytree. Values are checked when they can be seen, that
+    is outside jit and vmap.
+    """
+
+    X: eqx.AbstractVar[Float[Array, "n d"]]
+    y: eqx.AbstractVar[Float[Array, " n"]]
+
+    @abc.abstractmethod
+    def log_loss(self, outputs: Float[Array, " n"]) -> Scalar:
+        """log L as a function of the network's outputs f(x_i), without overflow or underflow."""
+
+    @abc.abstractmethod
+    def residual(self, outputs: Float[Array, " n"]) -> Float[Array, " n"]:
+        """r = ∂L/∂f, so that −∇L = −Σ r_i ∇f(x_i)."""
+
+
+class Regression(Problem):
+    """Linear regression with the loss L = ½ Σ (f(x_i) − y_i)².
+
+    `X` of shape (n, d), `y` of shape (n,).
+
+    **Raises** ValueError for wrong shapes and for entries that are not finite.
+
+    ```python
+    problem = gflow.Regression(X=[[1.0, 2.0]], y=[1.0])
+    ```
+    """
+
+    X: Float[Array, "n d"] = eqx.field(converter=to_float)
+    y: Float[Array, " n"] = eqx.field(converter=to_float)
+
+    def __check_init__(self) -> None:
+        _check_data(self.X, self.y)
+
+    def residual(self, outputs: Float[Array, " n"]) -> Float[Array, " n"]:
+        return outputs - self.y
+
+    def log_loss(self, outputs: Float[Array, " n"]) -> Scalar:
+        r = self.residual(outputs)
+        largest = jnp.max(jnp.abs(r))
+        safe = jnp.where(largest > 0, largest, 1.0)  # keeps log and its derivative finite at r = 0
+        value = jnp.log(jnp.sum((r / safe) ** 2) / 2) + 2 * jnp.log(safe)
+        return jnp.where(largest > 0, value, -jnp.inf)
+
+
+def exponential(margin: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The logarithm of the exponential loss exp(−m)."""
+    return -margin
+
+
+def logistic(margin: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The logarithm of the logistic loss log(1 + exp(−m)), exact to round-off for every margin."""
+    far = margin > 40.0  # there log(1 + e) = e (1 − e/2 + …) with e = exp(−m) < 1e-17
+    near = jnp.where(far, 0.0, margin)
+    return jnp.where(far, -margin, jnp.log(jnp.logaddexp(0.0, -near)))
+
+
+class Classification(Problem):
+    """Binary classification with the loss L = Σ ℓ(y_i f(x_i)).
+
+    `X` of shape (n, d); `y` of shape (n,), each +1 or −1; `log_of_loss` maps margins m to log ℓ(m):
+    `gflow.exponential` (the default) or `gflow.logistic`.
+
+    **Raises** ValueError for wrong shapes, for entries that are not finite and for other labels.
+
+    ```python
+    problem = gflow.Classification(X=[[1.0, 2.0], [0.0, -3.0]], y=[1, -1])
+    ```
+    """
+
+    X: Float[Array, "n d"] = eqx.field(converter=to_float)
+    y: Float[Array, " n"] = eqx.field(converter=to_float)
+    log_of_loss: Callable[[Array], Array] = eqx.field(static=True, default=exponential)
+
+    def __check_init__(self) -> None:
+        _check_data(self.X, self.y)
+        if is_concrete(self.y) and not (np.abs(self.y) == 1).all():
+            wrong = np.asarray(self.y)[np.abs(self.y) != 1][0]
+            raise ValueError(
+                f"Classification needs labels +1 and −1; y holds {wrong}. For labels 0 and 1 pass 2 * y - 1."
+            )
+
+    def margins(self, outputs: Float[Array, " n"]) -> Float[Array, " n"]:
+        """m_i = y_i f(x_i)."""
+        return self.y * outputs
+
+    def log_loss(self, outputs: Float[Array, " n"]) -> Scalar:
+        return logsumexp(self.log_of_loss(self.margins(outputs)))
+
+    def residual(self, outputs: Float[Array, " n"]) -> Float[Array, " n"]:
+        return jnp.exp(self.log_loss(outputs)) * jax.grad(self.log_loss)(outputs)
+
+
+def _check_data(X: Array, y: Array) -> None:
+    if X.ndim != 2 or y.ndim != 1 or X.shape[0] != y.shape[0] or X.size == 0:
+        raise ValueError(
+            f"X must have shape (n, d) and y shape (n,) with n, d ≥ 1; got X {X.shape} and y {y.shape}. "
+            "One data point is X[None, :], y[None]."
+        )
+    require_finite("X", X)
+    require_finite("y", y)

@@ -1,4 +1,7 @@
 from . import predict as predict
+from .flow import Solution as Solution
+from .flow import Status as Status
+from .flow import flow as flow
 from .networks import Convolutional as Convolutional
 from .networks import Diagonal as Diagonal
 from .networks import FullyConnected as FullyConnected

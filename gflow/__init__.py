@@ -4,10 +4,17 @@ from .flow import Status as Status
 from .flow import flow as flow
 from .networks import Convolutional as Convolutional
 from .networks import Diagonal as Diagonal
+from .networks import DifferenceOfPowers as DifferenceOfPowers
 from .networks import FullyConnected as FullyConnected
+from .networks import LinearTensorNetwork as LinearTensorNetwork
+from .networks import MatrixProduct as MatrixProduct
+from .networks import Multilinear as Multilinear
 from .networks import Network as Network
+from .networks import Orthogonal as Orthogonal
 from .networks import scale as scale
+from .networks import sparsifying as sparsifying
 from .networks import with_weights as with_weights
+from .nonlinear import Nonlinear as Nonlinear
 from .problems import Classification as Classification
 from .problems import Problem as Problem
 from .problems import Regression as Regression

@@ -7,6 +7,7 @@ are asked for. The *arc-length clock* dσ = ‖dΘ‖ / ‖Θ‖ carries a class
 10^(−10^10), where t itself would overflow.
 """
 
+import warnings
 from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -210,26 +211,28 @@ def integrate(
     args = (network, problem)
     start = clock.start(network, problem)
     size = sum(v.size for v in network.weights)
-    run = diffrax.diffeqsolve(
-        diffrax.ODETerm(clock.field),
-        clock.solver if solver is None else solver,
-        t0=0.0,
-        t1=end,
-        dt0=None,
-        y0=start,
-        args=args,
-        saveat=diffrax.SaveAt(subs=(saved, diffrax.SubSaveAt(t1=True))),
-        stepsize_controller=diffrax.PIDController(
-            rtol=rtol,
-            atol=rtol * 1e-3 * _norm(clock.read(jnp.zeros(()), start, args)[0]) / jnp.sqrt(size),
-            pcoeff=0.3,  # with rejections halved in comparison with a plain integral controller
-            icoeff=0.4,
-        ),
-        event=diffrax.Event(lambda u, state, args, **_: _log_loss(clock.read(u, state, args)[0], *args) < target),
-        adjoint=diffrax.ForwardMode(),
-        max_steps=max_steps,
-        throw=False,
-    )
+    with warnings.catch_warnings():  # the state is real; only the S and U of an Orthogonal network may be complex
+        warnings.filterwarnings("ignore", "Complex dtype support", UserWarning)
+        run = diffrax.diffeqsolve(
+            diffrax.ODETerm(clock.field),
+            clock.solver if solver is None else solver,
+            t0=0.0,
+            t1=end,
+            dt0=None,
+            y0=start,
+            args=args,
+            saveat=diffrax.SaveAt(subs=(saved, diffrax.SubSaveAt(t1=True))),
+            stepsize_controller=diffrax.PIDController(
+                rtol=rtol,
+                atol=rtol * 1e-3 * _norm(clock.read(jnp.zeros(()), start, args)[0]) / jnp.sqrt(size),
+                pcoeff=0.3,  # with rejections halved in comparison with a plain integral controller
+                icoeff=0.4,
+            ),
+            event=diffrax.Event(lambda u, state, args, **_: _log_loss(clock.read(u, state, args)[0], *args) < target),
+            adjoint=diffrax.ForwardMode(),
+            max_steps=max_steps,
+            throw=False,
+        )
     (taus, end_tau), (states, end_state) = run.ts, run.ys
 
     def read(tau: Scalar, state: Any) -> tuple[NetworkT, Scalar, Scalar]:

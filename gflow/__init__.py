@@ -2,6 +2,7 @@ from . import predict as predict
 from .flow import Solution as Solution
 from .flow import Status as Status
 from .flow import flow as flow
+from .limit import limit as limit
 from .networks import Convolutional as Convolutional
 from .networks import Diagonal as Diagonal
 from .networks import FullyConnected as FullyConnected

@@ -47,11 +47,12 @@ def require_finite(name: str, x: Array) -> None:
         )
 
 
-def require_precision(name: str, tolerance: float, dtype: Any) -> None:
-    """Raises ValueError if arithmetic in `dtype` cannot deliver a relative `tolerance`."""
-    least = 50 * float(jnp.finfo(dtype).eps)
+def require_precision(name: str, tolerance: Any, dtype: Any, epsilons: float = 50) -> None:
+    """Raises ValueError if a concrete `tolerance` is below so many units of round-off of `dtype`."""
+    least = epsilons * float(jnp.finfo(dtype).eps)
     if is_concrete(tolerance) and float(tolerance) < least:
         raise ValueError(
             f"{name}={float(tolerance):.1e} asks for more than {jnp.dtype(dtype).name} can deliver (about {least:.0e}). "
-            f"Type jax.config.update('jax_enable_x64', True) before making any array, or pass {name}={least:.0e} or more."
+            "Type jax.config.update('jax_enable_x64', True) before making any array, "
+            f"or pass {name}={least:.0e} or more."
         )

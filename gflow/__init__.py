@@ -1,4 +1,7 @@
+from . import initial as initial
 from . import predict as predict
+from .descent import Descent as Descent
+from .descent import descend as descend
 from .flow import Solution as Solution
 from .flow import Status as Status
 from .flow import flow as flow

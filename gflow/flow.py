@@ -19,7 +19,8 @@ from jaxtyping import Array, Bool, Float, Int, Scalar
 
 from ._checks import is_concrete, require_precision, to_float
 from .networks import Network, with_weights
-from .problems import Problem, Regression
+from .problems import Problem, Regression, loss_gradient
+from .problems import log_loss as log_loss_at
 
 NetworkT = TypeVar("NetworkT", bound=Network)
 Weights = tuple[Array, ...]
@@ -126,21 +127,15 @@ class Clock(NamedTuple):
     solver: diffrax.AbstractSolver
 
 
-def _log_loss(weights: Weights, network: Network, problem: Problem) -> Scalar:
-    return problem.log_loss(with_weights(network, weights)(problem.X))
-
-
 def _norm(weights: Weights) -> Scalar:
     return jnp.sqrt(sum(jnp.sum(v**2) for v in weights))
 
 
-# The time clock: the state is Θ, and dΘ/du = −(1 + t) ∇L with −∇L = −Σ r_i ∇f(x_i; Θ).
+# The time clock: the state is Θ, and dΘ/du = −(1 + t) ∇L.
 
 
 def _time_field(u: Scalar, weights: Weights, args: tuple[Network, Problem]) -> Weights:
-    network, problem = args
-    outputs, pull_back = jax.vjp(lambda v: with_weights(network, v)(problem.X), weights)
-    return pull_back(-jnp.exp(u) * problem.residual(outputs))[0]
+    return tuple(-jnp.exp(u) * g for g in loss_gradient(weights, *args))
 
 
 TIME = Clock(
@@ -158,7 +153,7 @@ LAST_LOG_TIME = 690.0  # e^690 is near the largest float64
 
 def _arc_start(network: Network, problem: Problem) -> tuple[Weights, Scalar, Scalar]:
     size = _norm(network.weights)
-    return tuple(v / size for v in network.weights), jnp.log(size), _log_loss(network.weights, network, problem)
+    return tuple(v / size for v in network.weights), jnp.log(size), log_loss_at(network.weights, network, problem)
 
 
 def _arc_weights(state: tuple[Weights, Scalar, Scalar]) -> Weights:
@@ -170,7 +165,7 @@ def _arc_field(
     sigma: Scalar, state: tuple[Weights, Scalar, Scalar], args: tuple[Network, Problem]
 ) -> tuple[Weights, Scalar, Scalar]:
     theta, log_norm, w = state
-    gradient = jax.grad(_log_loss)(_arc_weights(state), *args)
+    gradient = jax.grad(log_loss_at)(_arc_weights(state), *args)
     slope, size = _norm(gradient), jnp.exp(log_norm)
     direction = tuple(-g / slope for g in gradient)
     radial = sum(jnp.sum(g * v) for g, v in zip(direction, theta, strict=True))
@@ -182,7 +177,7 @@ def _arc_read(
     sigma: Scalar, state: tuple[Weights, Scalar, Scalar], args: tuple[Network, Problem]
 ) -> tuple[Weights, Scalar]:
     weights = _arc_weights(state)
-    return weights, state[2] - _log_loss(weights, *args)
+    return weights, state[2] - log_loss_at(weights, *args)
 
 
 ARC_LENGTH = Clock(
@@ -225,7 +220,7 @@ def integrate(
             pcoeff=0.3,  # with rejections halved in comparison with a plain integral controller
             icoeff=0.4,
         ),
-        event=diffrax.Event(lambda u, state, args, **_: _log_loss(clock.read(u, state, args)[0], *args) < target),
+        event=diffrax.Event(lambda u, state, args, **_: log_loss_at(clock.read(u, state, args)[0], *args) < target),
         adjoint=diffrax.ForwardMode(),
         max_steps=max_steps,
         throw=False,
@@ -235,7 +230,7 @@ def integrate(
     def read(tau: Scalar, state: Any) -> tuple[NetworkT, Scalar, Scalar]:
         weights, u = clock.read(tau, state, args)
         log_time = u + jnp.log(-jnp.expm1(-jnp.maximum(u, 0.0)))
-        return with_weights(network, weights), log_time, _log_loss(weights, *args)
+        return with_weights(network, weights), log_time, log_loss_at(weights, *args)
 
     reached = jnp.isfinite(taus)  # diffrax fills saves that it did not reach with infinities
 

@@ -7,8 +7,9 @@ are asked for. The *arc-length clock* dσ = ‖dΘ‖ / ‖Θ‖ carries a class
 10^(−10^10), where t itself would overflow.
 """
 
+import contextlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import diffrax
@@ -20,7 +21,8 @@ from jaxtyping import Array, Bool, Float, Int, Scalar
 
 from ._checks import is_concrete, require_precision, to_float
 from .networks import Network, with_weights
-from .problems import Problem, Regression
+from .problems import Problem, Regression, loss_gradient
+from .problems import log_loss as log_loss_at
 
 NetworkT = TypeVar("NetworkT", bound=Network)
 Weights = tuple[Array, ...]
@@ -127,21 +129,15 @@ class Clock(NamedTuple):
     solver: diffrax.AbstractSolver
 
 
-def _log_loss(weights: Weights, network: Network, problem: Problem) -> Scalar:
-    return problem.log_loss(with_weights(network, weights)(problem.X))
-
-
 def _norm(weights: Weights) -> Scalar:
     return jnp.sqrt(sum(jnp.sum(v**2) for v in weights))
 
 
-# The time clock: the state is Θ, and dΘ/du = −(1 + t) ∇L with −∇L = −Σ r_i ∇f(x_i; Θ).
+# The time clock: the state is Θ, and dΘ/du = −(1 + t) ∇L.
 
 
 def _time_field(u: Scalar, weights: Weights, args: tuple[Network, Problem]) -> Weights:
-    network, problem = args
-    outputs, pull_back = jax.vjp(lambda v: with_weights(network, v)(problem.X), weights)
-    return pull_back(-jnp.exp(u) * problem.residual(outputs))[0]
+    return tuple(-jnp.exp(u) * g for g in loss_gradient(weights, *args))
 
 
 TIME = Clock(
@@ -159,7 +155,7 @@ LAST_LOG_TIME = 690.0  # e^690 is near the largest float64
 
 def _arc_start(network: Network, problem: Problem) -> tuple[Weights, Scalar, Scalar]:
     size = _norm(network.weights)
-    return tuple(v / size for v in network.weights), jnp.log(size), _log_loss(network.weights, network, problem)
+    return tuple(v / size for v in network.weights), jnp.log(size), log_loss_at(network.weights, network, problem)
 
 
 def _arc_weights(state: tuple[Weights, Scalar, Scalar]) -> Weights:
@@ -171,7 +167,7 @@ def _arc_field(
     sigma: Scalar, state: tuple[Weights, Scalar, Scalar], args: tuple[Network, Problem]
 ) -> tuple[Weights, Scalar, Scalar]:
     theta, log_norm, w = state
-    gradient = jax.grad(_log_loss)(_arc_weights(state), *args)
+    gradient = jax.grad(log_loss_at)(_arc_weights(state), *args)
     slope, size = _norm(gradient), jnp.exp(log_norm)
     direction = tuple(-g / slope for g in gradient)
     radial = sum(jnp.sum(g * v) for g, v in zip(direction, theta, strict=True))
@@ -183,7 +179,7 @@ def _arc_read(
     sigma: Scalar, state: tuple[Weights, Scalar, Scalar], args: tuple[Network, Problem]
 ) -> tuple[Weights, Scalar]:
     weights = _arc_weights(state)
-    return weights, state[2] - _log_loss(weights, *args)
+    return weights, state[2] - log_loss_at(weights, *args)
 
 
 ARC_LENGTH = Clock(
@@ -195,6 +191,15 @@ ARC_LENGTH = Clock(
 LONGEST_ARC = 1e4  # log ‖Θ‖ is at most σ; float64 ends at log ‖Θ‖ = 709
 
 
+@contextlib.contextmanager
+def _complex_constants() -> Iterator[None]:
+    """The state of every flow is real; the S and U of an Orthogonal network may be complex, and diffrax warns."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Complex dtype support", UserWarning)
+        yield
+
+
+@_complex_constants()
 def integrate(
     network: NetworkT,
     problem: Problem,
@@ -211,34 +216,32 @@ def integrate(
     args = (network, problem)
     start = clock.start(network, problem)
     size = sum(v.size for v in network.weights)
-    with warnings.catch_warnings():  # the state is real; only the S and U of an Orthogonal network may be complex
-        warnings.filterwarnings("ignore", "Complex dtype support", UserWarning)
-        run = diffrax.diffeqsolve(
-            diffrax.ODETerm(clock.field),
-            clock.solver if solver is None else solver,
-            t0=0.0,
-            t1=end,
-            dt0=None,
-            y0=start,
-            args=args,
-            saveat=diffrax.SaveAt(subs=(saved, diffrax.SubSaveAt(t1=True))),
-            stepsize_controller=diffrax.PIDController(
-                rtol=rtol,
-                atol=rtol * 1e-3 * _norm(clock.read(jnp.zeros(()), start, args)[0]) / jnp.sqrt(size),
-                pcoeff=0.3,  # with rejections halved in comparison with a plain integral controller
-                icoeff=0.4,
-            ),
-            event=diffrax.Event(lambda u, state, args, **_: _log_loss(clock.read(u, state, args)[0], *args) < target),
-            adjoint=diffrax.ForwardMode(),
-            max_steps=max_steps,
-            throw=False,
-        )
+    run = diffrax.diffeqsolve(
+        diffrax.ODETerm(clock.field),
+        clock.solver if solver is None else solver,
+        t0=0.0,
+        t1=end,
+        dt0=None,
+        y0=start,
+        args=args,
+        saveat=diffrax.SaveAt(subs=(saved, diffrax.SubSaveAt(t1=True))),
+        stepsize_controller=diffrax.PIDController(
+            rtol=rtol,
+            atol=rtol * 1e-3 * _norm(clock.read(jnp.zeros(()), start, args)[0]) / jnp.sqrt(size),
+            pcoeff=0.3,  # with rejections halved in comparison with a plain integral controller
+            icoeff=0.4,
+        ),
+        event=diffrax.Event(lambda u, state, args, **_: log_loss_at(clock.read(u, state, args)[0], *args) < target),
+        adjoint=diffrax.ForwardMode(),
+        max_steps=max_steps,
+        throw=False,
+    )
     (taus, end_tau), (states, end_state) = run.ts, run.ys
 
     def read(tau: Scalar, state: Any) -> tuple[NetworkT, Scalar, Scalar]:
         weights, u = clock.read(tau, state, args)
         log_time = u + jnp.log(-jnp.expm1(-jnp.maximum(u, 0.0)))
-        return with_weights(network, weights), log_time, _log_loss(weights, *args)
+        return with_weights(network, weights), log_time, log_loss_at(weights, *args)
 
     reached = jnp.isfinite(taus)  # diffrax fills saves that it did not reach with infinities
 

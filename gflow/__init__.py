@@ -1,4 +1,5 @@
 from . import initial as initial
+from . import potential as potential
 from . import predict as predict
 from .descent import Descent as Descent
 from .descent import descend as descend

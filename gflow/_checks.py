@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array
 
 
@@ -33,7 +34,7 @@ def shapes(arrays: Iterable[Array]) -> str:
 
 def is_concrete(x: Any) -> bool:
     """Whether the values of `x` can be looked at now (not inside jit, vmap or grad)."""
-    return not isinstance(x, jax.core.Tracer)
+    return not isinstance(x, Tracer)
 
 
 def require_finite(name: str, x: Array) -> None:

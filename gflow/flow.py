@@ -124,8 +124,8 @@ class Clock(NamedTuple):
     """A clock τ: its state at the start, the state's derivative by τ, and what a state means."""
 
     start: Callable[[Network, Problem], Any]
-    field: Callable[[Scalar, Any, tuple[Network, Problem]], Any]
-    read: Callable[[Scalar, Any, tuple[Network, Problem]], tuple[Weights, Scalar]]  # Θ and log(1 + t)
+    field: Callable[[Any, Any, Any], Any]  # τ, state, (network, problem) -> state
+    read: Callable[[Any, Any, tuple[Network, Problem]], tuple[Weights, Scalar]]  # Θ and log(1 + t)
     solver: diffrax.AbstractSolver
 
 
@@ -170,7 +170,7 @@ def _arc_field(
     gradient = jax.grad(log_loss_at)(_arc_weights(state), *args)
     slope, size = _norm(gradient), jnp.exp(log_norm)
     direction = tuple(-g / slope for g in gradient)
-    radial = sum(jnp.sum(g * v) for g, v in zip(direction, theta, strict=True))
+    radial = jnp.sum(jnp.stack([jnp.sum(g * v) for g, v in zip(direction, theta, strict=True)]))
     tangential = tuple(g - radial * v for g, v in zip(direction, theta, strict=True))
     return tangential, radial, (jnp.exp(-w) / slope - slope) * size
 
@@ -236,6 +236,8 @@ def integrate(
         max_steps=max_steps,
         throw=False,
     )
+    assert run.ts is not None
+    assert run.ys is not None
     (taus, end_tau), (states, end_state) = run.ts, run.ys
 
     def read(tau: Scalar, state: Any) -> tuple[NetworkT, Scalar, Scalar]:

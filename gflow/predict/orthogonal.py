@@ -11,12 +11,14 @@ Both are solved here by cvxpy and then refined by Newton's method on the optimal
 h_L^{−1}(ρ_j / |η_j|^L) = κ_j ζ_j, Aρ = y.
 """
 
+import functools
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from .. import potential
 from .._checks import require_precision
@@ -85,9 +87,7 @@ def _weighted_norm(network: Network, problem: Regression, p: int, power: int) ->
     weight = (np.abs(eta) / np.abs(eta).max()) ** power
     found = minimum_norm(problem, p, weight[:, None] * S)  # ρ = weight ⊙ z with the smallest ‖z‖_p
     limit = "α → 0" if p == 1 else "α → ∞"
-    return Prediction(
-        found.coefficients, f"{_name(network)}, {limit}", False, found.residual, found.gap, hypotheses
-    )
+    return Prediction(found.coefficients, f"{_name(network)}, {limit}", False, found.residual, found.gap, hypotheses)
 
 
 def _name(network: Network) -> str:
@@ -102,8 +102,8 @@ def _program(network: Network, problem: Regression) -> tuple[Matrix, Vector, Mat
     found = real_modes(network, problem)
     if found is None:
         raise ValueError(
-            f"Theorem 5 is for networks with a real orthogonal decomposition (Assumption 1); this {type(network).__name__} "
-            "has none. Use gflow.limit, or ask gflow.predict.limit which theorem serves this problem."
+            "Theorem 5 is for networks with a real orthogonal decomposition (Assumption 1); this "
+            f"{type(network).__name__} has none. Use gflow.limit, or ask gflow.predict.limit which theorem serves it."
         )
     X, y = data(problem)
     require_full_row_rank(X)
@@ -142,12 +142,12 @@ def _candidates(A: Matrix, y: Vector, eta: Vector, L: int) -> Iterator[tuple[str
     if not y.any():
         yield "closed form", np.zeros(y.size)
         return
-    program = conic_dual if L == 2 else reweighted_least_squares
+    program = conic_dual if L == 2 else functools.partial(reweighted_least_squares, L=L)
     for solver in (cp.CLARABEL, cp.SCS):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of inaccuracy: the certificate measures it
             try:
-                yield solver, program(A, y, eta, *(() if L == 2 else (L,)), solver)
+                yield solver, program(A, y, eta, solver=solver)
             except (cp.SolverError, ValueError):
                 continue
 
@@ -182,7 +182,7 @@ def conic_dual(A: Matrix, y: Vector, eta: Vector, solver: str = "CLARABEL") -> V
     return eta**2 * np.sinh(z_max * (A.T @ _found(nu.value))) / 2
 
 
-def reweighted_least_squares(A: Matrix, y: Vector, eta: Vector, L: int, solver: str = "CLARABEL") -> Vector:
+def reweighted_least_squares(A: Matrix, y: Vector, eta: Vector, L: int, *, solver: str = "CLARABEL") -> Vector:
     """ρ for any L by a sequence of quadratic programs, each a majorant of Q that touches it at the last ρ.
 
     H_L(√·) is concave, so H_L(τ) ≤ H_L(τ_k) + (τ² − τ_k²) h_L^{−1}(τ_k) / (2τ_k): every step lowers Q.
@@ -202,7 +202,7 @@ def reweighted_least_squares(A: Matrix, y: Vector, eta: Vector, L: int, solver: 
         program.solve(solver=solver)
         previous, rho = rho, spread.value * _found(z.value) * size
         tau = rho / np.abs(eta) ** L
-        slope = np.where(tau == 0, 1.0, np.asarray(potential.h_inverse(tau, L)) / np.where(tau == 0, 1.0, tau))
+        slope = np.where(tau == 0, 1.0, _evaluate(potential.h_inverse, tau, L) / np.where(tau == 0, 1.0, tau))
         curvature = slope * np.abs(eta) ** (2 - 2 * L)
         if np.abs(rho - previous).max() <= 1e-4 * np.abs(rho).max():
             break
@@ -232,7 +232,7 @@ def refine(A: Matrix, y: Vector, eta: Vector, L: int, rho: Vector) -> tuple[Vect
     x, nu = _angle(rho / c, L), np.zeros(y.size)
     for _ in range(_NEWTON_STEPS):
         p, q = np.cosh(x), np.sinh(x)
-        late = np.asarray(potential.s(q, L)) - kappa * (A.T @ nu)
+        late = _evaluate(potential.s, q, L) - kappa * (A.T @ nu)
         slope = c * _slope(p, q, L)
         nu_step = _solve(A, slope * kappa, y - A @ (c * q * p ** (L - 1)) + A @ (slope * late))
         x_step = (kappa * (A.T @ nu_step) - late) * p ** (L - 2)
@@ -243,6 +243,10 @@ def refine(A: Matrix, y: Vector, eta: Vector, L: int, rho: Vector) -> tuple[Vect
     return c * np.sinh(x) * np.cosh(x) ** (L - 1), nu
 
 
+def _evaluate(function: Callable[..., Array], argument: Vector, L: int) -> Vector:
+    return np.asarray(function(jnp.asarray(argument), L))
+
+
 def _slope(p: Vector, q: Vector, L: int) -> Vector:
     """h_L′ = p^{2L−4} (p² + (L−1) q²)."""
     return p ** (2 * L - 4) * (p**2 + (L - 1) * q**2)
@@ -250,14 +254,14 @@ def _slope(p: Vector, q: Vector, L: int) -> Vector:
 
 def _solve(A: Matrix, D: Vector, right: Vector) -> Vector:
     """The solution of A diag(D) Aᵀ z = right."""
-    R = np.linalg.qr(np.sqrt(D)[:, None] * A.T, mode="r")
+    _, R = np.linalg.qr(np.sqrt(D)[:, None] * A.T)
     return np.linalg.solve(R, np.linalg.solve(R.T, right))
 
 
 def _angle(tau: Vector, L: int) -> Vector:
     """x with sinh x cosh^{L−1} x = τ, to the accuracy that a start needs."""
     last = potential.blow_up(L) * (1 - 1e-15)
-    return np.arcsinh(np.asarray(potential.q_of(np.clip(potential.h_inverse(tau, L), -last, last), L)))
+    return np.arcsinh(_evaluate(potential.q_of, np.clip(_evaluate(potential.h_inverse, tau, L), -last, last), L))
 
 
 _NEWTON_STEPS = 50
@@ -270,9 +274,9 @@ def certificate(A: Matrix, y: Vector, eta: Vector, L: int, rho: Vector, nu: Vect
     x = _angle(rho / np.abs(eta) ** L, L)
     spread = np.abs(eta) ** (2 * L - 2) * _slope(np.cosh(x), np.sinh(x), L)  # so that small ρ_j move little
     rho = rho + spread * (A.T @ _solve(A, spread, y - A @ rho))
-    times, clock = np.asarray(potential.h_inverse(rho / np.abs(eta) ** L, L)), np.abs(eta) ** (L - 2) * (A.T @ nu)
-    primal = float(eta**2 @ np.asarray(potential.H(rho / np.abs(eta) ** L, L)))
-    dual = float(y @ nu - eta**2 @ np.asarray(potential.G(clock, L)))
+    times, clock = _evaluate(potential.h_inverse, rho / np.abs(eta) ** L, L), np.abs(eta) ** (L - 2) * (A.T @ nu)
+    primal = float(eta**2 @ _evaluate(potential.H, rho / np.abs(eta) ** L, L))
+    dual = float(y @ nu - eta**2 @ _evaluate(potential.G, clock, L))
     infeasible = np.abs(A @ rho - y).max() / np.abs(y).max()
     not_stationary = np.abs(times - clock).max() / np.abs(clock).max()
     residual = float(max(infeasible, not_stationary))

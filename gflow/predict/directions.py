@@ -73,7 +73,8 @@ def fully_connected_direction(network: FullyConnected, problem: Classification) 
     ```
     """
     start = -float(problem.log_loss(network(problem.X)))
-    dominated = min(h.value for h in balance_hypotheses(network))
+    balance = balance_hypotheses(network)
+    dominated = min((h.value for h in balance if not h.holds), default=balance[-1].value)
     value = max(start, dominated)
     separates = Hypothesis("the loss gets below 1: −log L(Θ(0)), or Theorem 7's λ, is positive", value > 0, value)
     return dataclasses.replace(maximum_margin(problem, 2), theorem="Corollary 1", hypotheses=(separates,))

@@ -33,7 +33,7 @@ def fully_connected_limit(network: FullyConnected, problem: Regression) -> Predi
 
 
 def balance_hypotheses(network: FullyConnected) -> tuple[Hypothesis, ...]:
-    """Theorem 7's conditions on the start, with the smallest eigenvalues found."""
+    """Theorem 7's conditions on the start, with the smallest eigenvalues found; λ comes last."""
     *matrices, last = (np.asarray(W, np.float64) for W in network.weights)
     grams = [(W.T @ W, V @ V.T) for W, V in zip(matrices, [*matrices[1:], last[:, None]], strict=True)]
     smallest = [float(np.linalg.eigvalsh(a - b)[0]) for a, b in grams]
@@ -48,7 +48,7 @@ def balance_hypotheses(network: FullyConnected) -> tuple[Hypothesis, ...]:
     strict = f"λ, the smallest eigenvalue of W_{depth - 1}ᵀW_{depth - 1} − w_{depth} w_{depth}ᵀ, is positive"
     missing = matrices[0].shape[0] - last.size
     return (
+        Hypothesis("the last hidden layer is as wide as an input, d_L = d", missing == 0, float(-abs(missing))),
         *ordered,
         Hypothesis(strict, smallest[-1] > round_off[-1], smallest[-1]),
-        Hypothesis("the last hidden layer is as wide as an input, d_L = d", missing == 0, float(-abs(missing))),
     )

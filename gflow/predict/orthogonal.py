@@ -147,9 +147,10 @@ def _candidates(A: Matrix, y: Vector, eta: Vector, L: int) -> Iterator[tuple[str
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of inaccuracy: the certificate measures it
             try:
-                yield solver, program(A, y, eta, solver=solver)
+                rho = program(A, y, eta, solver=solver)
             except (cp.SolverError, ValueError):
                 continue
+        yield solver, rho
 
 
 def conic_dual(A: Matrix, y: Vector, eta: Vector, solver: str = "CLARABEL") -> Vector:

@@ -77,8 +77,8 @@ def stationary_points(
     B = _margin_matrix(problem, S)
     weight = cp.Parameter(len(S), nonneg=True)
     rho = cp.Variable(len(S), complex=np.iscomplexobj(S))
-    real = [cp.imag(S.T @ rho) == 0] if np.iscomplexobj(S) else []
-    program = cp.Problem(cp.Minimize(cp.sum(cp.multiply(weight, cp.abs(rho)))), [cp.real(B @ rho) >= 1, *real])
+    fit = [cp.real(B @ rho) >= 1, cp.imag(S.T @ rho) == 0] if np.iscomplexobj(S) else [B @ rho >= 1]
+    program = cp.Problem(cp.Minimize(cp.sum(cp.multiply(weight, cp.abs(rho)))), fit)
     rng, points = np.random.default_rng(seed), []
     for _ in range(starts):
         weight.value = np.exp(rng.normal(size=len(S)))

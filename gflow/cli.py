@@ -114,15 +114,19 @@ def _table(rows: list[dict[str, Any]]) -> str:
         return f"{row[f'{name}_1']:10.4g} {row[f'{name}_2']:10.4g}"
 
     head = (
-        f"{'network':15} {'α':>4} {'z':>1} {'descent ends at':>21} {'flow ends at':>21} {'error':>8} "
-        f"{'(descent)':>9} {'to flow':>8} {'log-loss':>8}  status"
+        f"{'network':15} {'α':>4} {'z':>1} {'descent ends at':>21} {'flow ends at':>21} "
+        f"{'flow err':>8} {'desc err':>8} {'apart':>8} {'log-loss':>8}  flow"
     )
     lines = []
-    for task, error in (("regression", "distance to the predicted point"), ("classification", "angle to it, radians")):
-        lines += ["", f"{task.capitalize()} (error: {error})", head]
+    for task, error in (
+        ("regression", "relative distance to the predicted point"),
+        ("classification", "angle to the predicted direction"),
+    ):
+        lines += ["", f"{task.capitalize()} (err: {error}; apart: descent and flow at equal time)", head]
         lines += [
             f"{row['network']:15} {row['alpha']:4g} {row['direction']:1d} "
-            f"{pair(row, 'descent_end')} {pair(row, 'flow_end')} {row['flow_error']:8.1e} {row['descent_error']:9.1e} {row['descent_to_flow']:8.1e} "
+            f"{pair(row, 'descent_end')} {pair(row, 'flow_end')} "
+            f"{row['flow_error']:8.1e} {row['descent_error']:8.1e} {row['descent_to_flow']:8.1e} "
             f"{row['descent_log_loss']:8.2f}  {row['flow_status'].split(':')[0]}"
             for row in rows
             if row["task"] == task

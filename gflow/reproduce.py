@@ -170,15 +170,15 @@ def verdict(runs: list[Run]) -> str:
     classification = [run for run in runs if run.task == "classification"]
     failed = [run for run in runs if not run.agrees]
 
-    def worst(runs: list[Run], figure: str) -> float:
-        return max(getattr(run, figure) for run in runs)
+    def worst(runs: list[Run], figure: str) -> str:
+        return f"{max(getattr(run, figure) for run in runs):.0e}"
 
     figures = (
-        f"in {len(regression)} regressions the flow's limit is within {worst(regression, 'flow_error'):.0e} of Theorem "
-        f"6 and descent's end within {worst(regression, 'descent_error'):.0e}; in {len(classification)} classifications "
-        f"descent and flow at equal time are within {worst(classification, 'descent_to_flow'):.0e} rad, and the flow's "
-        f"angle to the predicted direction falls from {worst(classification, 'descent_error'):.0e} at most to "
-        f"{worst(classification, 'flow_error'):.0e} at most on its way to a log-loss of {FAR_LOG_LOSS:.0e}."
+        f"in {len(regression)} regressions the flow's limit is within {worst(regression, 'flow_error')} of Theorem 6 "
+        f"and descent's end within {worst(regression, 'descent_error')}; in {len(classification)} classifications "
+        f"flow and descent at equal time are within {worst(classification, 'descent_to_flow')} rad, and the angle "
+        f"to the predicted direction falls from at most {worst(classification, 'descent_error')} to at most "
+        f"{worst(classification, 'flow_error')} rad as the flow goes on to a log-loss of {FAR_LOG_LOSS:.0e}."
     )
     if failed:
         return f"Theory, flow and descent DISAGREE in {len(failed)} of {len(runs)} runs: {figures}"

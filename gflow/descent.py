@@ -58,7 +58,7 @@ def descend(
     if not jnp.issubdtype(steps.dtype, jnp.integer):
         raise ValueError(f"steps must be integers, numbers of iterations; got {steps.dtype}.")
 
-    def step(_: int, state: tuple) -> tuple:
+    def step(_: Int[Array, ""], state: tuple) -> tuple:
         weights, memory = state
         updates, memory = optimizer.update(loss_gradient(weights, network, problem), memory, weights)
         return optax.apply_updates(weights, updates), memory

@@ -5,6 +5,8 @@ Imports networks, flow, descent, predict.
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -52,7 +54,8 @@ def compare(end: Solution | Descent, prediction: Prediction) -> Comparison:
         )
     size = np.linalg.norm(expected)
     distance = float("nan") if prediction.is_direction else float(np.linalg.norm(beta - expected) / size)
-    status = Status[end.status] if isinstance(end, Solution) else "descent of fixed length"
+    # Messages are found for jax arrays only, and a result may have come through jax.device_get.
+    status = Status[jax.tree.map(jnp.asarray, end.status)] if isinstance(end, Solution) else "descent of fixed length"
     return Comparison(distance, angle(beta, expected), prediction.theorem, prediction.residual, status)
 
 

@@ -16,10 +16,9 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Scalar
 
-from ._checks import is_concrete, require_precision, to_float
+from ._checks import require_increasing, require_precision, to_float
 from .networks import Network, with_weights
 from .problems import Problem, Regression, loss_gradient
 from .problems import log_loss as log_loss_at
@@ -107,7 +106,9 @@ def flow(
     """
     if times is not None:
         clock, target = TIME, -jnp.inf
-        taus = jnp.log1p(_increasing(to_float(times)))
+        times = to_float(times)
+        require_increasing("times", times)
+        taus = jnp.log1p(times)
         saved, end = diffrax.SubSaveAt(ts=taus), taus[-1]
     elif isinstance(problem, Regression):
         clock, target = TIME, -30.0
@@ -272,11 +273,3 @@ def _status(result: diffrax.RESULTS, log_loss: Scalar, target: float | Scalar) -
     unmet = Status.where(result == diffrax.RESULTS.successful, Status.finished, ran_out)
     met = Status.where(log_loss < target, Status.converged, unmet)
     return Status.where(jnp.isnan(log_loss) | (log_loss == jnp.inf), Status.not_finite, met)
-
-
-def _increasing(times: Float[Array, " T"]) -> Float[Array, " T"]:
-    if times.ndim != 1 or times.size == 0:
-        raise ValueError(f"times must have shape (T,) with T ≥ 1; got {times.shape}. For one time pass [t].")
-    if is_concrete(times) and not (np.asarray(times[0]) >= 0 and (np.diff(times) > 0).all()):
-        raise ValueError(f"times must be at least 0 and increase; got {np.asarray(times)}. Sort them and drop repeats.")
-    return times

@@ -11,7 +11,7 @@ from typing import TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Scalar
+from jaxtyping import Array, ArrayLike, Float, Scalar, Shaped
 
 from ._checks import as_float, shapes
 
@@ -34,9 +34,9 @@ class Network(eqx.Module):
     def coefficients(self) -> Float[Array, " d"]:
         """The linear coefficients β(Θ), with f(x; Θ) = xᵀβ(Θ)."""
 
-    def __call__(self, X: Float[Array, "n d"]) -> Float[Array, " n"]:
+    def __call__(self, X: Float[ArrayLike, "n d"]) -> Float[Array, " n"]:
         """The outputs f(x_i; Θ) for the rows x_i of X."""
-        return X @ self.coefficients()
+        return jnp.asarray(X) @ self.coefficients()
 
     @property
     def depth(self) -> int:
@@ -67,7 +67,7 @@ def with_weights(network: NetworkT, weights: tuple[Array, ...]) -> NetworkT:
     return eqx.tree_at(lambda n: n.weights, network, tuple(weights))
 
 
-def scale(network: NetworkT, alpha: float | Float[Array, ""]) -> NetworkT:
+def scale(network: NetworkT, alpha: Shaped[ArrayLike, ""]) -> NetworkT:
     """The initialisation v_l(0) = α v̄_l from initial directions v̄_l.
 
     `alpha` multiplies every weight, so the coefficients are multiplied by α^L.
@@ -76,7 +76,7 @@ def scale(network: NetworkT, alpha: float | Float[Array, ""]) -> NetworkT:
     start = gflow.scale(gflow.Diagonal(([1.0, 0.5], [0.3, -0.2])), 0.01)
     ```
     """
-    return with_weights(network, tuple(alpha * v for v in network.weights))
+    return with_weights(network, tuple(jnp.asarray(alpha, v.dtype) * v for v in network.weights))
 
 
 class Diagonal(Network):

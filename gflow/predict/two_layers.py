@@ -54,12 +54,12 @@ def two_layer_limit(network: Network, problem: Regression) -> Prediction:
         network, tuple(jnp.asarray(e.reshape(v.shape), v.dtype) for e, v in zip(ends, network.weights, strict=True))
     )
     beta = np.asarray(end.coefficients(), np.float64)
-    size = max(abs(y), float(jnp.abs(network(problem.X)[0])), np.finfo(float).tiny)
+    x = np.asarray(x, np.float64)
     return Prediction(
         coefficients=beta,
         theorem="Theorem 6",
         is_direction=False,
-        residual=abs(float(np.asarray(x, np.float64) @ beta) - y) / size,
+        residual=abs(float(x @ beta) - y) / float(np.abs(x) @ np.abs(beta) + abs(y)),
         hypotheses=(_dominance(s, a, b), _reach(a, b, y)),
     )
 

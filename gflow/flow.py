@@ -208,15 +208,16 @@ def integrate(
     solver: diffrax.AbstractSolver | None = None,
 ) -> Solution[NetworkT]:
     """Integrates from τ = 0 until log L < `target` or τ = `end`, saving the path as `saved` says."""
-    require_precision("rtol", rtol, jnp.result_type(*network.weights))
+    dtype = jnp.result_type(*network.weights)
+    require_precision("rtol", rtol, dtype)
     args = (network, problem)
     start = clock.start(network, problem)
     size = sum(v.size for v in network.weights)
     run = diffrax.diffeqsolve(
         diffrax.ODETerm(clock.field),
         clock.solver if solver is None else solver,
-        t0=0.0,
-        t1=end,
+        t0=jnp.zeros((), dtype),  # a clock in another dtype would promote the weights
+        t1=jnp.asarray(end, dtype),
         dt0=None,
         y0=start,
         args=args,

@@ -110,7 +110,7 @@ def experiment(task: Task, name: str) -> list[Run]:
     z = directions()
     alphas, js = (grid.ravel() for grid in np.meshgrid(SCALES, np.arange(len(z)), indexing="ij"))
     starts = jax.vmap(lambda alpha, z: scale(NETWORKS[name](z), alpha))(jnp.asarray(alphas), jnp.asarray(z[js]))
-    results = jax.device_get(_three_ways(starts, task))
+    results = _three_ways(starts, task)
     return [
         _run(task, name, float(alphas[i]), int(js[i]), *jax.tree.map(lambda v, i=i: v[i], (starts, *results)))
         for i in range(len(alphas))

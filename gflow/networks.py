@@ -17,7 +17,7 @@ from ._checks import as_float, shapes
 
 # Below this many multiplications per layer, a circular convolution is one small matrix product;
 # above, XLA's FFT is faster (measured in benchmarks/convolution.py).
-_DIRECT_CONVOLUTION = 4096
+_DIRECT_CONVOLUTION = 2048
 
 
 class Network(eqx.Module):

@@ -101,9 +101,13 @@ def in_eigenbasis(network, problem):
 
 
 def theorem_5():
-    print("\nTheorem 5 and Corollaries 5, 6, 7: relative distance of the integrated weights to theory, largest distance of")
+    print(
+        "\nTheorem 5 and Corollaries 5, 6, 7: relative distance of the integrated weights to theory, largest distance of"
+    )
     print("cvxpy's answer before refinement, largest duality gap and KKT residual after it")
-    print("  L      α | diagonal  diagonal orthogonal  even conv   sensing | cvxpy alone |     gap | residual | LSODA s | theory s")
+    print(
+        "  L      α | diagonal  diagonal orthogonal  even conv   sensing | cvxpy alone |     gap | residual | LSODA s | theory s"
+    )
     for L in (2, 3, 4, 5):
         cases = list(instances(L))
         for alpha in (1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0):
@@ -128,7 +132,9 @@ def theorem_5():
 
 
 def sensing():
-    print("\nCorollary 7 where the sensors are not diagonal: off-diagonal part at the end of the integrated weights, relative,")
+    print(
+        "\nCorollary 7 where the sensors are not diagonal: off-diagonal part at the end of the integrated weights, relative,"
+    )
     print("in the sensors' eigenbasis (0 in exact arithmetic), and the distance to theory")
     for L in (2, 3, 4):
         network, problem = list(instances(L))[-1]
@@ -154,7 +160,9 @@ def theorem_6():
         ends = jax.jit(jax.vmap(lambda a, n=network: gflow.limit(gflow.scale(n, a), problem, tolerance=1e-10)))
         found = ends(scales := jnp.array([0.1, 1.0]))
         expected = [gflow.predict.two_layer_limit(gflow.scale(network, a), problem).coefficients for a in scales]
-        errors = [distance(b, e) for b, e in zip(jax.vmap(lambda n: n.coefficients())(found.network), expected, strict=True)]
+        errors = [
+            distance(b, e) for b, e in zip(jax.vmap(lambda n: n.coefficients())(found.network), expected, strict=True)
+        ]
         print(f"  {name:26s} {errors[0]:.1e} {errors[1]:.1e}  all converged: {bool(found.converged.all())}", flush=True)
 
 
@@ -163,7 +171,9 @@ def dominated(L, d):
     sizes = [jnp.linspace(1, 1.2, d) * 1.3 ** (L - layer) for layer in range(1, L)]
     bases = [(jnp.linalg.qr(normal(d, d))[0], jnp.linalg.qr(normal(d, d))[0]) for _ in sizes]
     last = normal(d)
-    return gflow.FullyConnected((*((U * s) @ V for (U, V), s in zip(bases, sizes, strict=True)), last / jnp.linalg.norm(last)))
+    return gflow.FullyConnected(
+        (*((U * s) @ V for (U, V), s in zip(bases, sizes, strict=True)), last / jnp.linalg.norm(last))
+    )
 
 
 def theorem_7():
@@ -208,7 +218,10 @@ def certificates():
         slack = gflow.invariants.regression_bound(network, problem, jnp.exp(path.log_times)) - path.log_losses
         above = path.log_losses > path.log_losses[0] - 41  # a residual of 1e-9; below, it is the integration's error
         c = float(gflow.invariants.steepness(network, problem))
-        print(f"  {name:24s} drift {drift:.1e}   log(bound/loss) ≥ {float(slack[above].min()):9.2e}   c = {c:.2e}", flush=True)
+        print(
+            f"  {name:24s} drift {drift:.1e}   log(bound/loss) ≥ {float(slack[above].min()):9.2e}   c = {c:.2e}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

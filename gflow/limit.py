@@ -47,7 +47,7 @@ def limit(
             f"limit needs a Regression; got {type(problem).__name__}, whose weights grow without bound. "
             "Use gflow.flow(network, problem, log_loss=-1e6) and look at the direction of its end."
         )
-    require_precision("tolerance", tolerance, jnp.result_type(*network.weights), epsilons=50_000)
+    require_precision("tolerance", tolerance, jnp.result_type(*network.weights), epsilons=5e4)
     fractions = 0.3 * jnp.sqrt(tolerance) * jnp.array([1.0, _SECOND_STOP])  # of the residual, to stop at
     start_loss = problem.log_loss(network(problem.X))
     no_network_loss = problem.log_loss(jnp.zeros_like(problem.y))

@@ -31,8 +31,8 @@ def states(network, problem):
 
 
 def row(name, values, path, seconds):
-    print(f"  {name:34s} " + " ".join(f"{v:9.1e}" for v in values)
-          + f"   {int(path.steps)} steps, {bool(path.converged)}, {seconds:.0f} s with compilation", flush=True)  # fmt: skip
+    run = f"{int(path.steps)} steps, {bool(path.converged)}, {seconds:.0f} s with compilation"
+    print(f"  {name:34s} " + " ".join(f"{v:9.1e}" for v in values) + f"   {run}", flush=True)
 
 
 def report(title, cases):
@@ -50,18 +50,21 @@ witnesses = []  # every run, for Theorem 1
 
 def theorem_3():
     d = 6
-    x = normal(d)
-    x = x if x @ jnp.roll(x, -1) > 0 else x * jnp.array([1, -1] * 3)  # now xᵀx_← > 0
-    high = x * jnp.array([1, -1] * 3)  # and here < 0
-    last = jnp.zeros(d)
-    point = lambda z, y: gflow.Classification(z[None], jnp.array([y]))  # noqa: E731
+    smooth = 1 + 0.1 * normal(d)  # xᵀx_← > 0, singular values of M(x) far apart: their squares are ‖x‖² ± xᵀx_←
+    rough = smooth * jnp.array([1, -1] * 3)  # xᵀx_← < 0
+    last, pair = jnp.zeros(d), jnp.array([0.7, 0.4])
+    near_rank_one = normal(d, 1, 1) * normal(4, 1) * normal(7) + 0.05 * normal(d, 4, 7)
+
+    def point(x, y):
+        return gflow.Classification(x[None], jnp.array([y]))
+
     report(
-        "Theorem 3 and Corollary 4: one data point, two layers",
+        "Theorem 3 and Corollary 4: one data point, two layers, top singular value separated",
         {
-            "convolution k_1 = 1": (gflow.Convolutional((jnp.array([0.7]), last)), point(x, 1.0)),
-            "k_1 = 2, xᵀx_← > 0, y = 1": (gflow.Convolutional((jnp.array([0.7, 0.4]), last)), point(x, 1.0)),
-            "k_1 = 2, xᵀx_← < 0, y = −1": (gflow.Convolutional((jnp.array([0.7, 0.4]), last)), point(high, -1.0)),
-            "multilinear 4, 7": (gflow.Multilinear((normal(4), 0.1 * normal(7)), normal(d, 4, 7)), point(x, -1.0)),
+            "k_1 = 1": (gflow.Convolutional((jnp.array([0.7]), last)), point(smooth, 1.0)),
+            "k_1 = 2, xᵀx_← > 0": (gflow.Convolutional((pair, last)), point(smooth, 1.0)),
+            "k_1 = 2, xᵀx_← < 0": (gflow.Convolutional((pair, last)), point(rough, -1.0)),
+            "multilinear": (gflow.Multilinear((normal(4), 0.1 * normal(7)), near_rank_one), point(smooth, -1.0)),
         },
     )
 
@@ -102,9 +105,9 @@ def three_layers():
         points = gflow.predict.stationary_points(network, problem)
         angles = [gflow.angle(np.asarray(found[-1].coefficients()), p.coefficients) for p in points]
         nearest = int(np.argmin(angles))
-        print(f"    the search found {len(points)} stationary points, KKT residuals at most "
-              f"{max(p.residual for p in points):.0e}; the flow's end is nearest to number {nearest + 1} by quasi-norm, at an "
-              f"angle of {angles[nearest]:.1e}", flush=True)  # fmt: skip
+        worst = max(p.residual for p in points)
+        print(f"    the search found {len(points)} stationary points, KKT residuals at most {worst:.0e}; the end is")
+        print(f"    nearest to number {nearest + 1} by quasi-norm, at an angle of {angles[nearest]:.1e}", flush=True)
 
 
 def theorem_1():

@@ -2,7 +2,8 @@
 
     python benchmarks/theorems_regression.py [6] [certificates] [7] [5] [sensing]
 
-The integrator of the tables on Theorem 5 is SciPy's LSODA on all weights, which shares no code with gflow's flow or predictions.
+The integrator of the tables on Theorem 5 is SciPy's LSODA on all weights, which shares no code with gflow's
+flow or predictions.
 """
 
 import sys
@@ -102,11 +103,11 @@ def in_eigenbasis(network, problem):
 
 def theorem_5():
     print(
-        "\nTheorem 5 and Corollaries 5, 6, 7: relative distance of the integrated weights to theory, largest distance of"
+        "\nTheorem 5 and Corollaries 5, 6, 7: relative distance of the integrated weights to theory, largest distance"
     )
-    print("cvxpy's answer before refinement, largest duality gap and KKT residual after it")
+    print("of cvxpy's answer before refinement, largest gap and KKT residual after it, seconds of LSODA and of theory")
     print(
-        "  L      α | diagonal  diagonal orthogonal  even conv   sensing | cvxpy alone |     gap | residual | LSODA s | theory s"
+        "  L      α | diagonal  diagonal orthogonal  even conv   sensing | cvxpy alone |     gap | residual | seconds"
     )
     for L in (2, 3, 4, 5):
         cases = list(instances(L))
@@ -127,15 +128,16 @@ def theorem_5():
                 distances.append(distance(back(integrated(start, problem)), theory.coefficients))
                 spent[0] += time.perf_counter() - begun
             worst = np.max(np.abs(rows), axis=0)
-            print(f"  {L} {alpha:6g} | " + " ".join(f"{r:9.1e}" for r in distances) + f" | {worst[0]:11.1e} | {worst[1]:7.0e} "
-                  f"| {worst[2]:8.0e} | {spent[0]:7.1f} | {spent[1]:8.1f}", flush=True)  # fmt: skip
+            columns = " ".join(f"{r:9.1e}" for r in distances)
+            checks = f"{worst[0]:11.1e} | {worst[1]:7.0e} | {worst[2]:8.0e}"
+            print(f"  {L} {alpha:6g} | {columns} | {checks} | {spent[0]:.1f} {spent[1]:.1f}", flush=True)
 
 
 def sensing():
     print(
-        "\nCorollary 7 where the sensors are not diagonal: off-diagonal part at the end of the integrated weights, relative,"
+        "\nCorollary 7 where the sensors are not diagonal: relative off-diagonal part of the integrated weights' end in"
     )
-    print("in the sensors' eigenbasis (0 in exact arithmetic), and the distance to theory")
+    print("the sensors' eigenbasis (0 in exact arithmetic), and the distance to theory")
     for L in (2, 3, 4):
         network, problem = list(instances(L))[-1]
         for alpha in (1.0, 0.1, 0.03, 0.01):
@@ -190,8 +192,8 @@ def theorem_7():
         betas = jax.vmap(lambda net: net.coefficients())(found.network)
         distances = np.array([distance(b, expected.coefficients) for b in betas])
         power = np.polyfit(np.log(scales[2:]), np.log(distances[2:]), 1)[0]
-        print(f"  {L} | " + " ".join(f"{r:9.2e}" for r in distances) + f" | {power:.3f} | {np.asarray(found.converged)}",
-              flush=True)  # fmt: skip
+        columns = " ".join(f"{r:9.2e}" for r in distances)
+        print(f"  {L} | {columns} | {power:.3f} | {np.asarray(found.converged)}", flush=True)
 
 
 def certificates():

@@ -1,8 +1,11 @@
-"""Limit directions: every classification theorem of the paper against the flow carried to log-loss −1e6 and beyond.
+"""Limit directions: every classification theorem of the paper against the flow carried to log-loss −1e6.
 
-python benchmarks/theorems_classification.py
+    python benchmarks/theorems_classification.py [3] [2] [three] [1]
+
+Table 1 is about the runs of the tables before it.
 """
 
+import sys
 import time
 
 import jax
@@ -13,7 +16,7 @@ import gflow
 
 jax.config.update("jax_enable_x64", True)
 rng = np.random.default_rng(0)
-STOPS = (-1e1, -1e2, -1e4, -1e6, -1e8)
+STOPS = (-1e1, -1e2, -1e3, -1e4, -1e6)
 
 
 def normal(*shape):
@@ -23,8 +26,8 @@ def normal(*shape):
 def states(network, problem):
     """The networks on the flow's path where the log-loss first passes each stop."""
     begun = time.perf_counter()
-    path = gflow.flow(network, problem, log_loss=STOPS[-1], max_steps=6000)
-    path.log_loss.block_until_ready()
+    path = gflow.flow(network, problem, log_loss=STOPS[-1], max_steps=12_000)
+    assert path.converged, gflow.Status[path.status]
     at = [int(np.argmax(np.asarray(path.log_losses) <= stop)) for stop in STOPS]
     found = [jax.tree.map(lambda v, i=i: v[i], path.networks) for i in at]
     return found, path, time.perf_counter() - begun
@@ -50,10 +53,10 @@ witnesses = []  # every run, for Theorem 1
 
 def theorem_3():
     d = 6
-    smooth = 1 + 0.1 * normal(d)  # xᵀx_← > 0, singular values of M(x) far apart: their squares are ‖x‖² ± xᵀx_←
+    smooth = 1 + 0.02 * normal(d)  # xᵀx_← > 0, singular values of M(x) far apart: their squares are ‖x‖² ± xᵀx_←
     rough = smooth * jnp.array([1, -1] * 3)  # xᵀx_← < 0
     last, pair = jnp.zeros(d), jnp.array([0.7, 0.4])
-    near_rank_one = normal(d, 1, 1) * normal(4, 1) * normal(7) + 0.05 * normal(d, 4, 7)
+    near_rank_one = normal(d, 1, 1) * normal(4, 1) * normal(7) + 0.01 * normal(d, 4, 7)
 
     def point(x, y):
         return gflow.Classification(x[None], jnp.array([y]))
@@ -120,7 +123,6 @@ def theorem_1():
 
 
 if __name__ == "__main__":
-    theorem_3()
-    theorem_2()
-    three_layers()
-    theorem_1()
+    tables = {"3": theorem_3, "2": theorem_2, "three": three_layers, "1": theorem_1}
+    for name in sys.argv[1:] or tables:
+        tables[name]()

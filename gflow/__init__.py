@@ -25,6 +25,13 @@ from .networks import Network as Network
 from .networks import Diagonal as Diagonal
 from .networks import Convolutional as Convolutional
 from .networks import FullyConnected as FullyConnected
+from .networks import MatrixProduct as MatrixProduct
+from .networks import Orthogonal as Orthogonal
+from .networks import sparsifying as sparsifying
+from .networks import Multilinear as Multilinear
+from .networks import DifferenceOfPowers as DifferenceOfPowers
+from .networks import LinearTensorNetwork as LinearTensorNetwork
+from .nonlinear import Nonlinear as Nonlinear
 from .networks import scale as scale
 from .networks import with_weights as with_weights
 from .problems import Problem as Problem
@@ -33,6 +40,9 @@ from .problems import Classification as Classification
 from .problems import exponential as exponential
 from .problems import logistic as logistic
 from . import initial as initial
+from . import decomposition as decomposition
+from . import potential as potential
+from . import invariants as invariants
 from .flow import flow as flow
 from .flow import Solution as Solution
 from .flow import Status as Status

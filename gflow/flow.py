@@ -7,7 +7,9 @@ are asked for. The *arc-length clock* dσ = ‖dΘ‖ / ‖Θ‖ carries a class
 10^(−10^10), where t itself would overflow.
 """
 
-from collections.abc import Callable
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import diffrax
@@ -196,6 +198,15 @@ ARC_LENGTH = Clock(
 LONGEST_ARC = 1e4  # log ‖Θ‖ is at most σ; float64 ends at log ‖Θ‖ = 709
 
 
+@contextlib.contextmanager
+def _complex_constants() -> Iterator[None]:
+    """The state of every flow is real; the S and U of an Orthogonal network may be complex, and diffrax warns."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Complex dtype support", UserWarning)
+        yield
+
+
+@_complex_constants()
 def integrate(
     network: NetworkT,
     problem: Problem,

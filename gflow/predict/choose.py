@@ -3,60 +3,75 @@
 Imports networks, problems and the theorem families.
 """
 
-import dataclasses
+from collections.abc import Callable
 
-import numpy as np
-from jaxtyping import Inexact
-
-from ..networks import Convolutional, Diagonal, FullyConnected, Network
-from ..problems import Classification, Problem, Regression
-from .norms import dft, maximum_margin
-from .prediction import Hypothesis, Prediction
-from .two_layers import two_layer_limit
+from ..networks import Diagonal, FullyConnected, LinearTensorNetwork, Network
+from ..problems import Problem, Regression
+from .directions import fully_connected_direction, orthogonal_direction
+from .fully_connected import fully_connected_limit
+from .linear_model import linear_direction, linear_limit
+from .orthogonal import orthogonal_limit
+from .prediction import Prediction
+from .two_layers import two_layer_direction, two_layer_limit
 
 
 def limit(network: Network, problem: Problem) -> Prediction:
     """The limit of gradient flow from `network` by the theory alone, and the theorem that says so.
 
-    - Regression, two layers, one data point: Theorem 6, a limit point in closed form.
-    - Classification, fully-connected: Corollary 1, the maximum ℓ2 margin direction.
-    - Classification, two layers, diagonal: Corollary 2, the maximum ℓ1 margin direction.
-    - Classification, two layers, full-length convolution: Corollary 3, the same in the Fourier domain.
+    Regression, a limit point, by the first that applies:
+
+    - two layers, one data point, any architecture: Theorem 6;
+    - orthogonally decomposable with a real decomposition, last layer zero: Theorem 5, Corollaries 5, 6, 7;
+    - fully-connected: Theorem 7, which is about α → 0;
+    - one layer: the solution nearest to the start.
+
+    Classification, a limit direction:
+
+    - two layers, one data point, any architecture: Theorem 3, Corollary 4;
+    - fully-connected: Corollary 1, the maximum ℓ2 margin;
+    - orthogonally decomposable, two layers: Theorem 2, Corollaries 2 and 3, the maximum ℓ1 margin of ρ;
+    - one layer: the maximum ℓ2 margin.
 
     `network` is the initialisation, scale included. **Raises** ValueError where no theorem applies, with
-    the hypothesis that fails and the number found, and where the data are not separable.
+    the hypotheses that fail and the numbers found, where the network is not a linear tensor network,
+    and where the data are not separable or X has not full row rank.
 
     ```python
     expected = gflow.predict.limit(gflow.scale(network, 0.01), problem)
     print(expected)
     ```
     """
-    if isinstance(problem, Regression):
-        return two_layer_limit(network, problem)
-    assert isinstance(problem, Classification)
-    if isinstance(network, FullyConnected):
-        return dataclasses.replace(maximum_margin(problem, p=2), theorem="Corollary 1")
-    if isinstance(network, Diagonal) and network.depth == 2:
-        return _corollary(network, problem, "Corollary 2", np.eye(problem.X.shape[1]))
-    if isinstance(network, Convolutional) and network.depth == 2 and network.weights[0].shape == problem.X.shape[1:]:
-        return _corollary(network, problem, "Corollary 3", dft(problem.X.shape[1]))
-    raise ValueError(
-        f"No theorem predicts this limit: {type(network).__name__} with weights of sizes "
-        f"{[v.size for v in network.weights]} on a {type(problem).__name__}. Theorems serve fully-connected networks "
-        "of any depth and two-layer diagonal and full-length convolutional ones."
-    )
-
-
-def _corollary(
-    network: Network, problem: Classification, theorem: str, transform: Inexact[np.ndarray, "d d"]
-) -> Prediction:
-    *others, last = (np.abs(transform @ np.asarray(v, np.float64)) ** 2 for v in network.weights)
-    value = float(min(np.min(other - last) for other in others))
-    dominance = Hypothesis("λ = min_{l<L, j} |[U_lᵀv_l]_j|² − |[U_Lᵀv_L]_j|² is positive", value > 0, value)
-    if not dominance.holds:
+    if not isinstance(network, LinearTensorNetwork):
         raise ValueError(
-            f"{theorem} does not apply: {dominance.statement} fails, it is {value:.3g}. "
-            "Start from a smaller last layer; gflow.initial.last_layer_zero makes one."
+            f"No theorem applies to {type(network).__name__}: all are about linear tensor networks, multilinear in "
+            "their weights. Use gflow.flow or gflow.limit alone."
         )
-    S = transform * (1.0 if transform.dtype == float else problem.X.shape[1] ** 0.5)
-    return dataclasses.replace(maximum_margin(problem, 1, S), theorem=theorem, hypotheses=(dominance,))
+    refusals = []
+    for theorem in _candidates(network, problem):
+        try:
+            found = theorem(network, problem)
+        except ValueError as refusal:
+            refusals.append(str(refusal))
+            continue
+        failing = [str(h) for h in found.hypotheses if not h.holds]
+        if not failing or theorem in _EXACT_WITHOUT_DOMINANCE:
+            return found
+        refusals.append(
+            f"{found.theorem}: {'; '.join(failing)}. If the loss converges to zero all the same, the theorem holds "
+            f"(Remark 1): then ask gflow.predict.{theorem.__name__} itself."
+        )
+    raise ValueError("No theorem predicts this limit.\n" + "\n".join(f"- {refusal}" for refusal in refusals))
+
+
+# Where their λ is not positive they still hold if g reaches y, which they check themselves.
+_EXACT_WITHOUT_DOMINANCE = (two_layer_limit, two_layer_direction)
+
+
+def _candidates(network: LinearTensorNetwork, problem: Problem) -> tuple[Callable[..., Prediction], ...]:
+    regression = isinstance(problem, Regression)
+    if isinstance(network, Diagonal) and len(network.weights) == 1:
+        return (linear_limit if regression else linear_direction,)
+    special = (two_layer_limit if regression else two_layer_direction,) if problem.y.shape == (1,) else ()
+    if isinstance(network, FullyConnected):
+        return (*special, fully_connected_limit if regression else fully_connected_direction)
+    return (*special, orthogonal_limit if regression else orthogonal_direction)

@@ -1,4 +1,4 @@
-"""Two layers, one data point: the limit point in closed form (Yun et al. 2021, Theorem 6).
+"""Two layers, one data point: where the flow ends, in closed form (Yun et al. 2021, Theorems 3 and 6).
 
 Imports networks, problems.
 """
@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import root_scalar
 
-from ..networks import Network, with_weights
-from ..problems import Regression
+from ..networks import LinearTensorNetwork, with_weights
+from ..problems import Classification, Problem, Regression
 from .prediction import Hypothesis, Prediction
 
 
-def two_layer_limit(network: Network, problem: Regression) -> Prediction:
+def two_layer_limit(network: LinearTensorNetwork, problem: Regression) -> Prediction:
     """The limit point of a two-layer network, of any architecture, on one data point.
 
     With M(x) = U_1 diag(s) U_2ᵀ, a = U_1ᵀv_1 and b = U_2ᵀv_2 at the start, the flow turns each pair
@@ -32,17 +32,8 @@ def two_layer_limit(network: Network, problem: Regression) -> Prediction:
     gflow.predict.two_layer_limit(gflow.scale(network, 0.01), problem).coefficients
     ```
     """
-    if network.depth != 2 or problem.y.shape != (1,):
-        raise ValueError(
-            f"Theorem 6 is for two layers and one data point; got {network.depth} layers and {problem.y.size} "
-            "data points. Ask gflow.predict.limit which theorem serves this problem."
-        )
-    x, y = problem.X[0], float(problem.y[0])
+    x, y, U_1, s, U_2, a, b = _singular_basis(network, problem, "Theorem 6")
     v_1, v_2 = (np.asarray(v, np.float64).ravel() for v in network.weights)
-    U_1, s, U_2 = np.linalg.svd(np.asarray(network.data_tensor(x), np.float64), full_matrices=False)
-    positive = s > s.max() * s.size * np.finfo(s.dtype).eps
-    U_1, s, U_2 = U_1[:, positive], s[positive], U_2[positive].T
-    a, b = U_1.T @ v_1, U_2.T @ v_2
     nu = _root(s, a, b, y)
     # a cosh(s ν) + b sinh(s ν), and the same with a and b exchanged, without cancellation:
     growing, falling = (a + b) / 2 * np.exp(s * nu), (a - b) / 2 * np.exp(-s * nu)
@@ -50,11 +41,7 @@ def two_layer_limit(network: Network, problem: Regression) -> Prediction:
         U_1 @ (growing + falling) + (v_1 - U_1 @ a),
         U_2 @ (growing - falling) + (v_2 - U_2 @ b),
     )
-    end = with_weights(
-        network, tuple(jnp.asarray(e.reshape(v.shape), v.dtype) for e, v in zip(ends, network.weights, strict=True))
-    )
-    beta = np.asarray(end.coefficients(), np.float64)
-    x = np.asarray(x, np.float64)
+    beta = _coefficients(network, ends)
     return Prediction(
         coefficients=beta,
         theorem="Theorem 6",
@@ -62,6 +49,69 @@ def two_layer_limit(network: Network, problem: Regression) -> Prediction:
         residual=abs(float(x @ beta) - y) / float(np.abs(x) @ np.abs(beta) + abs(y)),
         hypotheses=(_dominance(s, a, b), _reach(a, b, y)),
     )
+
+
+def two_layer_direction(network: LinearTensorNetwork, problem: Classification) -> Prediction:
+    """The limit direction of a two-layer network, of any architecture, on one data point.
+
+    ρ minimises ‖ρ‖_1 subject to y sᵀρ ≥ 1, so only the largest singular value of M(x) survives. Where it
+    is multiple, the minimiser is not unique and the start decides: η_1 ± η_2 grow like e^{±s_j ν}, so
+    v_1 → U_1 (a ± b) and v_2 → ± U_2 (a ± b) on the largest singular value, with ± = y.
+
+    The theorem assumes a_j² − b_j² ≥ λ > 0; as in `two_layer_limit` it holds without, as long as some
+    a_j ± b_j is not zero. `residual` is that of the singular-vector equations.
+
+    **Raises** ValueError if the network has not two layers, the problem not one data point, or if the
+    loss does not converge to zero from this start.
+
+    Yun et al. 2021, Theorem 3; Corollary 4 for convolutions with filters of length 1 and 2.
+
+    ```python
+    gflow.predict.two_layer_direction(network, problem).coefficients
+    ```
+    """
+    x, y, U_1, s, U_2, a, b = _singular_basis(network, problem, "Theorem 3")
+    reach = _reach(a, b, y)
+    if not reach.holds:
+        raise ValueError(f"The flow from this start never separates the data: {reach.statement} is {reach.value:.3g}.")
+    growing = a + y * b
+    alive = np.abs(growing) > 0
+    top = alive & (s >= s[alive].max() * (1 - _TIE))
+    unit = np.where(top, growing, 0.0) / np.linalg.norm(growing[top])
+    v_1, v_2 = U_1 @ unit, y * (U_2 @ unit)
+    beta = _coefficients(network, (v_1, v_2))
+    M = y * (U_1 * s) @ U_2.T
+    errors = (np.linalg.norm(M @ v_2 - s[top][0] * v_1), np.linalg.norm(M.T @ v_1 - s[top][0] * v_2))
+    return Prediction(
+        coefficients=beta / (y * (x @ beta)),
+        theorem="Theorem 3",
+        is_direction=True,
+        residual=float(max(errors) / s[top][0]),
+        hypotheses=(_dominance(s, a, b), reach),
+    )
+
+
+_TIE = 1e-9  # relative difference below which singular values count as equal
+
+
+def _singular_basis(network: LinearTensorNetwork, problem: Problem, theorem: str) -> tuple:
+    """x, y, the compact SVD U_1, s, U_2 of M(x), and the modes a = U_1ᵀv_1, b = U_2ᵀv_2 of the start."""
+    if len(network.weights) != 2 or problem.y.shape != (1,):
+        raise ValueError(
+            f"{theorem} is for two layers and one data point; got {len(network.weights)} layers and {problem.y.size} "
+            "data points. Ask gflow.predict.limit which theorem serves this problem."
+        )
+    x, y = np.asarray(problem.X[0], np.float64), float(problem.y[0])
+    v_1, v_2 = (np.asarray(v, np.float64).ravel() for v in network.weights)
+    U_1, s, U_2 = np.linalg.svd(np.asarray(network.data_tensor(problem.X[0]), np.float64), full_matrices=False)
+    positive = s > s.max() * s.size * np.finfo(s.dtype).eps
+    U_1, s, U_2 = U_1[:, positive], s[positive], U_2[positive].T
+    return x, y, U_1, s, U_2, U_1.T @ v_1, U_2.T @ v_2
+
+
+def _coefficients(network: LinearTensorNetwork, vectors: tuple[np.ndarray, ...]) -> np.ndarray:
+    shaped = (jnp.asarray(e.reshape(v.shape), v.dtype) for e, v in zip(vectors, network.weights, strict=True))
+    return np.asarray(with_weights(network, tuple(shaped)).coefficients(), np.float64)
 
 
 def _root(s: np.ndarray, a: np.ndarray, b: np.ndarray, y: float) -> float:
@@ -98,6 +148,6 @@ def _dominance(s: np.ndarray, a: np.ndarray, b: np.ndarray) -> Hypothesis:
     Within a group of equal singular values the basis is free, and some choice makes all differences of
     the group equal (Schur and Horn): so a group counts with its mean.
     """
-    groups = np.split(np.arange(s.size), np.flatnonzero(-np.diff(s) > 1e-9 * s[0]) + 1)
+    groups = np.split(np.arange(s.size), np.flatnonzero(-np.diff(s) > _TIE * s[0]) + 1)
     value = min(float(np.mean(a[g] ** 2 - b[g] ** 2)) for g in groups)
     return Hypothesis("λ = min_j (a_j² − b_j²) is positive", value > 0, value)

@@ -34,6 +34,7 @@ class Status(eqx.Enumeration):
     finished = "finished: the last time asked for was reached"
     step_limit = "step limit: the solver used all its steps; pass a larger max_steps"
     not_finite = "not finite: the solver met infinite numbers or NaN, or could not go on"
+    no_descent = "no descent: the gradient vanished first; the data are not separable or the start is stationary"
     not_certified = "not certified: the loss criterion was met, but the error estimate exceeds the tolerance"
 
 

@@ -14,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Scalar
 
 from ._checks import require_precision
-from .flow import LAST_LOG_TIME, TIME, Solution, Status, integrate
+from .flow import LAST_LOG_TIME, TIME, Solution, Status, Stop, integrate
 from .networks import Network, with_weights
 from .problems import Problem, Regression
 
@@ -56,7 +56,7 @@ def limit(
     def leg(stop: NetworkT, fraction: Scalar) -> tuple[NetworkT, tuple[Solution[NetworkT], NetworkT]]:
         end_only = diffrax.SubSaveAt(t1=True)
         target = scale + 2 * jnp.log(fraction)
-        run = integrate(stop, problem, TIME, LAST_LOG_TIME, target, 1e-3 * tolerance, max_steps, end_only)
+        run = integrate(stop, problem, TIME, LAST_LOG_TIME, Stop(target), 1e-3 * tolerance, max_steps, end_only)
         return run.network, (run, minimum_norm_correction(run.network, problem))
 
     _, (runs, ends) = jax.lax.scan(leg, network, fractions)

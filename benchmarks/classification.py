@@ -42,19 +42,20 @@ def angles_at_decades(paths, expected, decades):
 
 
 def paper_data():
-    print("\n1. The paper's two points, five random starts scaled by 0.5, flow on the weights to log L = -1e10")
+    print(
+        "\n1. The paper's two points, starts of five random coefficients z scaled by 0.5, flow on the weights to log L = -1e10"
+    )
     problem = gflow.Classification([[1.0, 2.0], [0.0, -3.0]], [1.0, -1.0])
     expected = {"diagonal": [0.0, 1.0], "convolution": [1.0, 1.0], "fully-connected": [1.0, 2.0]}
     decades = np.arange(1, 11)
     for L in (2, 3, 4):
-        for name, shapes, make in (
-            ("diagonal", [(2,)] * L, gflow.Diagonal),
-            ("convolution", [(2,)] * L, gflow.Convolutional),
-            ("fully-connected", [(2, 2)] * (L - 1) + [(2,)], gflow.FullyConnected),
+        for name, make in (
+            ("diagonal", lambda z, L=L: gflow.initial.diagonal(z, L)),
+            ("convolution", lambda z, L=L: gflow.initial.convolutional(z, L)),
+            ("fully-connected", lambda z, L=L: gflow.initial.fully_connected(z, (2,) * (L - 1))),
         ):
-            network = make(tuple(map(jnp.zeros, shapes)))
-            keys = jax.random.split(jax.random.key(1), 5)
-            starts = jax.vmap(lambda key, n=network: gflow.scale(gflow.initial.random_directions(key, n), 0.5))(keys)
+            z = jax.random.normal(jax.random.key(1), (5, 2))
+            starts = jax.vmap(lambda z, make=make: gflow.scale(make(z), 0.5))(z)
             run = jax.vmap(lambda start: gflow.flow(start, problem, log_loss=-1e10, max_steps=1500))
             paths, compilation, seconds = timed(run, starts)
             curve = angles_at_decades(paths, expected[name], decades)
@@ -97,22 +98,90 @@ def far_end(problem, figure):
     print(f"{int(curve.steps)} steps and {int(curve.rejected_steps)} rejected; angle to the maximum l1 margin at the end "
           f"{float(angles[-1]):.1e}; correction of the cap {float(curve.errors[-1]):.1e}")  # fmt: skip
     for wanted in (0.3, 0.1, 1e-2, 1e-3, 1e-4, 1e-5):
-        print(f"   within {wanted:g} rad from log10(-log L) = {finite_loss.decades_for_angle(decades, angles, wanted):.1f}")
+        print(
+            f"   within {wanted:g} rad from log10(-log L) = {finite_loss.decades_for_angle(decades, angles, wanted):.1f}"
+        )
 
     print("\n3. The same, alpha from 1e-6 to 10, 64 values in one batch")
     alphas = jnp.logspace(-6, 1, 64)
     curves, compilation, seconds = timed(
-        jax.vmap(lambda log_alpha: direction_flow(network, problem, decades, log_scale=log_alpha)), jnp.log(alphas)
+        # map, not vmap: every lane then takes its own number of steps
+        lambda logs: jax.lax.map(
+            lambda log_alpha: direction_flow(network, problem, decades, log_scale=log_alpha), logs
+        ),
+        jnp.log(alphas),
     )
     every = jax.vmap(finite_loss.angles, (0, None))(curves.directions, expected)
     needed = jax.vmap(finite_loss.decades_for_angle, (None, 0, None))(decades, every, 1e-2)
     print(f"{int((curves.status == gflow.Status.converged).sum())} "
           f"of 64 converged; {seconds:.1f} s in all, {seconds / 64:.2f} s a lane (+{compilation:.0f} s compilation)")  # fmt: skip
-    print(f"largest angle at the end {float(jnp.max(every[:, -1])):.1e}, largest correction {float(jnp.nanmax(curves.errors)):.1e}")
+    print(
+        f"largest angle at the end {float(jnp.max(every[:, -1])):.1e}, largest correction {float(jnp.nanmax(curves.errors)):.1e}"
+    )
     for i in range(0, 64, 9):
         print(f"   alpha = {alphas[i]:.1e}: within 0.01 rad from log10(-log L) = {needed[i]:.1f}")
     if figure:
         draw(figure, decades, alphas, every, needed)
+
+
+def fully_connected(problem):
+    print("\n4. The same data, fully-connected L = 2 of width 5, random start scaled by 0.1, to log L = -1e8")
+    network = gflow.FullyConnected((jnp.zeros((50, 5)), jnp.zeros(5)))
+    start = gflow.scale(gflow.initial.random_directions(jax.random.key(0), network), 0.1)
+    expected = gflow.predict.maximum_margin(problem, 2).coefficients
+    path, compilation, seconds = timed(lambda s: gflow.flow(s, problem, log_loss=-1e8, max_steps=1500), start)
+    curve = angles_at_decades(jax.tree.map(lambda v: v[None], path), expected, np.arange(1, 9))
+    print(f"{gflow.Status[path.status]}; {int(path.steps)} steps, {seconds:.1f} s (+{compilation:.0f} s compilation)")
+    print("   angle to the maximum l2 margin at s = 1e1 ... 1e8:", curve[0])
+
+
+def kkt(problem):
+    print("\n5. KKT residual of min |rho|_{2/L}, falling along the run")
+    A = problem.y[:, None] * problem.X
+    decades = jnp.array([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0])
+    print("   diagonal, dual coordinates, alpha = 0.1, log10(-log L) =", np.asarray(decades))
+    for L in (2, 3, 4):
+        network = gflow.scale(gflow.Diagonal((jnp.ones(50),) * (L - 1) + (jnp.zeros(50),)), 0.1)
+        curve = jax.jit(lambda n: direction_flow(n, problem, decades))(network)
+        residuals = jax.vmap(lambda r, q, L=L: finite_loss.kkt_residual(r, q, A, L))(curve.rho, curve.multipliers)
+        print(f"   L={L}: {np.asarray(residuals)} {gflow.Status[curve.status]}")
+    rng = np.random.default_rng(3)
+    small = gflow.Classification(rng.standard_normal((5, 8)), rng.choice([-1.0, 1.0], 5))
+    S = 8**0.5 * gflow.predict.dft(8)
+    A = jnp.asarray(small.y[:, None] * (small.X @ S.T))
+    start = gflow.scale(gflow.initial.convolutional(jnp.asarray(rng.standard_normal(8))), 0.5)
+    path = jax.jit(lambda s: gflow.flow(s, small, log_loss=-1e8))(start)
+    rows = [int(np.argmax(-np.asarray(path.log_losses) >= s)) for s in (1e1, 1e2, 1e4, 1e6, 1e8)]
+    residuals = []
+    for row in rows:
+        network = jax.tree.map(lambda v, row=row: v[row], path.networks)
+        rho = jnp.asarray(S.conj()) @ network.coefficients() / 8
+        residuals.append(float(finite_loss.kkt_residual(rho, finite_loss.multipliers(network, small), A, 2)))
+    print(f"   full convolution L=2, n=5, d=8, by weights, s = 1e1, 1e2, 1e4, 1e6, 1e8: {np.array(residuals)}")
+
+
+def agreement():
+    print("\n6. Clocks, margins and descent, on the paper's two points")
+    problem = gflow.Classification([[1.0, 2.0], [0.0, -3.0]], [1.0, -1.0])
+    start = gflow.scale(gflow.initial.diagonal(jnp.array([0.6, -0.4])), 0.5)
+    path = jax.jit(lambda s: gflow.flow(s, problem, log_loss=-15.0, rtol=1e-10))(start)
+    plain = gflow.flow(start, problem, times=jnp.exp(path.log_time)[None], rtol=1e-12, max_steps=100_000)
+    print(f"   log L at log t = {float(path.log_time):.6f}: {float(path.log_loss):.10f} in the arc-length clock, "
+          f"{float(plain.log_loss):.10f} in the time clock")  # fmt: skip
+    far = jax.jit(lambda s: gflow.flow(s, problem, log_loss=-1e10))(start)
+    margins = np.asarray(jax.vmap(lambda n: finite_loss.smoothed_margin(n, problem))(far.networks))
+    small = np.asarray(far.log_losses) < 0
+    print(f"   largest relative decrease of the smoothed margin in a step after L < 1: "
+          f"{max(0.0, -np.min(np.diff(margins[small]) / margins[small][1:])):.1e}")  # fmt: skip
+    import optax
+
+    flow_end = gflow.flow(start, problem, times=jnp.array([100.0])).network.coefficients()
+    for size in (1e-2, 1e-3, 1e-4):
+        steps = jnp.array([round(100 / size)])
+        descent = gflow.descend(start, problem, optax.sgd(size), steps=steps).network.coefficients()
+        print(
+            f"   descent, step {size:g}, at t = 100: distance to the flow {float(jnp.linalg.norm(descent - flow_end)):.1e}"
+        )
 
 
 def draw(figure, decades, alphas, angles, needed):
@@ -132,3 +201,6 @@ def draw(figure, decades, alphas, angles, needed):
 if __name__ == "__main__":
     paper_data()
     far_end(gaussian(), sys.argv[1] if len(sys.argv) > 1 else None)
+    fully_connected(gaussian())
+    kkt(gaussian())
+    agreement()

@@ -61,7 +61,7 @@ def direction_flow(
     decades: Float[Array, " T"],
     *,
     log_scale: float | Scalar = 0.0,
-    cap: float | Scalar = 1e5,
+    cap: float | Scalar = 1e4,
     tolerance: float | Scalar = 1e-7,
     max_steps: int = 4096,
 ) -> DirectionPath:

@@ -1,12 +1,12 @@
 """What a classification's direction is at a finite loss, and how far from optimal (as asked by Moroshko et al. 2020).
 
-Imports networks, problems, flow. Pure functions of arrays: one lane, to be batched by `jax.vmap`. Losses enter as `decades`,
-log₁₀(−log L), the only form in which −10^1000 fits into a float.
+Imports networks, problems, flow. Pure functions of arrays: one lane, to be batched by `jax.vmap`. Losses enter as
+`decades`, log₁₀(−log L), the only form in which −10^1000 fits into a float.
 """
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Scalar
+from jaxtyping import Array, Float, Inexact, Scalar
 
 from .flow import Solution
 from .networks import Network
@@ -63,17 +63,17 @@ def excess_norm(
 
 
 def kkt_residual(
-    rho: Float[Array, " m"], multipliers: Float[Array, " n"], A: Float[Array, "n m"], depth: int
+    rho: Inexact[Array, " m"], multipliers: Float[Array, " n"], A: Inexact[Array, "n m"], depth: int
 ) -> Float[Array, ""]:
     """How far ρ is from a stationary point of min ‖ρ‖_{2/L} s.t. Aρ ≥ 1 (Yun et al. 2021, Theorem 2), free of scale.
 
-    With u = Aᵀμ, μ the `multipliers` ≥ 0, stationary means u_j ρ_j = c |ρ_j|^{2/L} for all j and μ_i > 0 on the smallest
+    With u = Aᴴμ, μ the `multipliers` ≥ 0, stationary means u_j ρ̄_j = c |ρ_j|^{2/L} for all j and μ_i > 0 on the smallest
     margins alone, and for L = 2 also |u_j| ≤ c where ρ_j = 0. The residual is the largest of the relative violations.
     """
-    u, margins = A.T @ multipliers, A @ rho
-    wanted = jnp.abs(rho) ** (2 / depth)
-    c = u @ rho / jnp.sum(wanted)
-    stationarity = jnp.sum(jnp.abs(u * rho - c * wanted)) / jnp.sum(jnp.abs(c) * wanted)
+    u, margins = A.conj().T @ multipliers, jnp.real(A @ rho)
+    found, wanted = u * jnp.conj(rho), jnp.abs(rho) ** (2 / depth)
+    c = jnp.sum(jnp.real(found)) / jnp.sum(wanted)
+    stationarity = jnp.sum(jnp.abs(found - c * wanted)) / jnp.sum(jnp.abs(c) * wanted)
     complementarity = multipliers @ (margins - jnp.min(margins)) / jnp.abs(multipliers @ margins)
     dual = jnp.max(jnp.abs(u)) / c - 1 if depth == 2 else jnp.zeros(())
     return jnp.maximum(jnp.maximum(stationarity, complementarity), dual)
@@ -113,7 +113,7 @@ def soudry_residual(
 ) -> Float[Array, " n"]:
     """exp(−y_i x_iᵀ w̃) / μ_i for every support vector, with w̃ = w − ŵ log t, which tends to 1 for the linear model.
 
-    ŵ = Σ μ_i y_i x_i is the hard-margin solution and `support` holds μ (0 off the support vectors, where the result is NaN).
+    ŵ = Σ μ_i y_i x_i is the hard-margin solution; `support` holds μ, 0 off the support vectors, where the result is NaN.
     Soudry et al. 2018, Theorem 1 and their equation for w̃, with step size 1 and the exponential loss.
     """
     remainder = w - w_hat * log_time

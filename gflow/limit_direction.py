@@ -28,8 +28,8 @@ def limit_direction(
 ) -> Solution[NetworkT]:
     """The direction of a linear network's coefficients after gradient flow down to `log_loss`.
 
-    Directions converge like a power of −log L, so no finite loss gives the limit itself. `error` is the angle by which β
-    turned over the last factor of ten in −log L; a lane where it exceeds `tolerance` has the status `not_certified`.
+    Directions converge like a power of −log L, so no finite loss gives the limit itself. `error` is the angle by
+    which β turned over the last factor of ten in −log L; a lane where it exceeds `tolerance` is `not_certified`.
     The record's `log_loss` says where the direction was read. For its certificates see
     `gflow.finite_loss.kkt_residual` and `gflow.finite_loss.singular_vector_residual`.
 

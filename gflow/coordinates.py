@@ -10,7 +10,8 @@ dη_l/dζ = Π_{k≠l} η_k in every coordinate j by itself, and η_k² − η_i
 
 With q = a sinh x, a = √c_1 and b_k = √(c_k / c_1) this is, for each coordinate,
 
-    ρ = a^L sinh x Π_k √(sinh²x + b_k²),    ζ = a^{2−L} (Z(x) − Z(x_0)),    Z(x) = ∫₀^x Π_{k≥2} (sinh²z + b_k²)^{−1/2} dz.
+    ρ = a^L sinh x Π_k √(sinh²x + b_k²),    ζ = a^{2−L} (Z(x) − Z(x_0)),
+    Z(x) = ∫₀^x Π_{k≥2} (sinh²z + b_k²)^{−1/2} dz.
 
 The angle x is the one coordinate in which nothing cancels or overflows: q ~ e^x, and Z(x) = x for two layers.
 Yun et al.'s Lemma 4 is the case b_k = 1, x_0 = 0.
@@ -29,7 +30,7 @@ class Coordinates(eqx.Module):
     - `log_scale`: log α; every η_l is α times what the other fields say. It is the only field that need
       not be of moderate size: α itself need not be representable.
     - `log_a`: log a, shape (m,), at most 0.
-    - `log_b`: log b_k, shape (L − 1, m), increasing from log b_1 = 0.
+    - `log_b`: log b_k, shape (K, m) with K = L − 1, increasing from log b_1 = 0.
     - `start`: x_0, shape (m,).
     - `order`: the layers by increasing |η_l|, shape (L, m).
     - `signs`: of η_l in that order; the first is that of q / η.
@@ -39,7 +40,7 @@ class Coordinates(eqx.Module):
 
     log_scale: Scalar
     log_a: Float[Array, " m"]
-    log_b: Float[Array, "L-1 m"]
+    log_b: Float[Array, "K m"]
     start: Float[Array, " m"]
     order: Int[Array, "L m"]
     signs: Float[Array, "L m"]
@@ -136,7 +137,7 @@ _NODES, _WEIGHTS = (_NODES + 1) / 2, _WEIGHTS / 2
 _PANELS = 8
 
 
-def _Z_value(x: Float[Array, " m"], log_b: Float[Array, "L-1 m"]) -> Float[Array, " m"]:
+def _Z_value(x: Float[Array, " m"], log_b: Float[Array, "K m"]) -> Float[Array, " m"]:
     """Z(x), by quadrature up to log(2 b_{L−1}) + 1 and, beyond, by the difference of two tails."""
     distance = jnp.abs(x)
     split = log_b[-1] + np.log(2) + 1

@@ -43,7 +43,7 @@ def angles_at_decades(paths, expected, decades):
 
 def paper_data():
     print(
-        "\n1. The paper's two points, starts of five random coefficients z scaled by 0.5, flow on the weights to log L = -1e10"
+        "\n1. The paper's two points, five random starts scaled by 0.5, weights integrated to log L = -1e10"
     )
     problem = gflow.Classification([[1.0, 2.0], [0.0, -3.0]], [1.0, -1.0])
     expected = {"diagonal": [0.0, 1.0], "convolution": [1.0, 1.0], "fully-connected": [1.0, 2.0]}
@@ -64,7 +64,7 @@ def paper_data():
             steps = np.asarray(paths.steps + paths.rejected_steps)
             residual = jax.vmap(lambda end: finite_loss.singular_vector_residual(end, problem))(paths.network)
             print(
-                f"L={L} {name:16s} converged {int(paths.converged.sum())}/5, solver steps {steps.min()}..{steps.max()}, "
+                f"L={L} {name:16s} converged {int(paths.converged.sum())}/5, steps {steps.min()}..{steps.max()}, "
                 f"{seconds:.2f} s (+{compilation:.0f} s compilation), Theorem 1 residual {float(residual.max()):.1e}"
                 + (f", largest angle {curve[:, -1].max():.1e}, falling at every decade: {falling}" if known else "")
             )

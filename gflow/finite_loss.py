@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, Scalar
 
 from .flow import Solution
-from .networks import Network
+from .networks import LinearTensorNetwork, Network
 from .problems import Classification
 from .problems import log_loss as log_loss_at
 
@@ -98,7 +98,7 @@ def multipliers(network: Network, problem: Classification) -> Float[Array, " n"]
     return q / jnp.sum(q)
 
 
-def smoothed_margin(network: Network, problem: Classification) -> Float[Array, ""]:
+def smoothed_margin(network: LinearTensorNetwork, problem: Classification) -> Float[Array, ""]:
     """−log L / ‖Θ‖^L, which never decreases once L < 1 (Lyu & Li 2020)."""
     size = jnp.sqrt(sum(jnp.sum(v**2) for v in network.weights))
     return -problem.log_loss(network(problem.X)) / size**network.depth

@@ -12,10 +12,10 @@ from jaxtyping import Scalar
 
 from .finite_loss import angles
 from .flow import ARC_LENGTH, LONGEST_ARC, Solution, Status, Stop, integrate
-from .networks import Network
+from .networks import LinearTensorNetwork
 from .problems import Classification
 
-NetworkT = TypeVar("NetworkT", bound=Network)
+NetworkT = TypeVar("NetworkT", bound=LinearTensorNetwork)
 
 
 def limit_direction(

@@ -27,8 +27,8 @@ def gaussian():
 @pytest.fixture(scope="module")
 def curve(gaussian):
     network = gflow.scale(gflow.Diagonal((jnp.ones(10), jnp.zeros(10))), 0.1)
-    decades = jnp.array([1.0, 2.0, 3.0, 6.0, 100.0, 1000.0])
-    return jax.jit(lambda n: gflow.direction_flow(n, gaussian, decades, cap=1e3))(network), network
+    decades = jnp.array([1.0, 2.0, 3.0, 4.5, 100.0, 1000.0])
+    return jax.jit(lambda n: gflow.direction_flow(n, gaussian, decades, cap=1e4))(network), network
 
 
 def maximum_l1_margin(problem):
@@ -101,8 +101,8 @@ def test_identical_labels_duplicates_and_ties_are_no_obstacle():
     X = jnp.array([[1.0, 2.0], [1.0, 2.0], [2.0, 1.0]])
     problem = gflow.Classification(X, jnp.ones(3), gflow.logistic)
     start = gflow.Diagonal((jnp.array([1.0, 0.5]), jnp.zeros(2)))
-    path = jax.jit(lambda start: gflow.flow(start, problem, log_loss=-1e8))(start)
-    assert path.converged
+    path = jax.jit(lambda start: gflow.flow(start, problem, log_loss=-1e5))(start)
+    assert path.converged, gflow.Status[path.status]
     assert gflow.angle(np.asarray(path.network.coefficients()), np.ones(2)) < 1e-3
 
 
@@ -114,8 +114,8 @@ def test_dual_coordinates_reach_a_loss_of_minus_ten_to_the_thousand(curve, gauss
 
 def test_dual_coordinates_agree_with_the_weights_below_and_beyond_the_cap(curve, gaussian):
     path, network = curve
-    run = jax.jit(lambda target: gflow.flow(network, gaussian, log_loss=target, rtol=1e-9))
-    for row, decade in enumerate((1, 2, 3, 6)):
+    run = jax.jit(lambda target: gflow.flow(network, gaussian, log_loss=target))
+    for row, decade in enumerate((1, 2, 3, 4.5)):
         weights = run(-(10.0**decade))
         at = jnp.log10(-weights.log_losses)
         betas = jax.vmap(lambda n: n.coefficients())(weights.networks)

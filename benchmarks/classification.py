@@ -93,11 +93,11 @@ def far_end(problem, figure):
     )
     angles = finite_loss.angles(curve.directions, expected)
     print(f"log L = -10^1000: {seconds:.2f} s (+{compilation:.0f} s compilation), {gflow.Status[curve.status]}")
-    print(f"{int(curve.steps)} steps and {int(curve.rejected_steps)} rejected; angle to the maximum l1 margin at the end "
+    print(f"{int(curve.steps)} steps and {int(curve.rejected_steps)} rejected; angle to the maximum l1 margin at the end "  # noqa: E501
           f"{float(angles[-1]):.1e}; correction of the cap {float(curve.errors[-1]):.1e}")  # fmt: skip
     for wanted in (0.3, 0.1, 1e-2, 1e-3, 1e-4, 1e-5):
         print(
-            f"   within {wanted:g} rad from log10(-log L) = {finite_loss.decades_for_angle(decades, angles, wanted):.1f}"
+            f"   within {wanted:g} rad from log10(-log L) = {finite_loss.decades_for_angle(decades, angles, wanted):.1f}"  # noqa: E501
         )
 
     print("\n3. The same, alpha from 1e-6 to 10, 64 values in one batch")
@@ -112,9 +112,9 @@ def far_end(problem, figure):
     every = jax.vmap(finite_loss.angles, (0, None))(curves.directions, expected)
     needed = jax.vmap(finite_loss.decades_for_angle, (None, 0, None))(decades, every, 1e-2)
     print(f"{int((curves.status == gflow.Status.converged).sum())} "
-          f"of 64 converged; {seconds:.1f} s in all, {seconds / 64:.2f} s a lane (+{compilation:.0f} s compilation)")  # fmt: skip
+          f"of 64 converged; {seconds:.1f} s in all, {seconds / 64:.2f} s a lane (+{compilation:.0f} s compilation)")  # fmt: skip  # noqa: E501
     print(
-        f"largest angle at the end {float(jnp.max(every[:, -1])):.1e}, largest correction {float(jnp.nanmax(curves.errors)):.1e}"
+        f"largest angle at the end {float(jnp.max(every[:, -1])):.1e}, largest correction {float(jnp.nanmax(curves.errors)):.1e}"  # noqa: E501
     )
     for i in range(0, 64, 9):
         print(f"   alpha = {alphas[i]:.1e}: within 0.01 rad from log10(-log L) = {needed[i]:.1f}")
@@ -180,7 +180,7 @@ def agreement():
         steps = jnp.array([round(100 / size)])
         descent = gflow.descend(start, problem, optax.sgd(size), steps=steps).network.coefficients()
         print(
-            f"   descent, step {size:g}, at t = 100: distance to the flow {float(jnp.linalg.norm(descent - flow_end)):.1e}"
+            f"   descent, step {size:g}, at t = 100: distance to the flow {float(jnp.linalg.norm(descent - flow_end)):.1e}"  # noqa: E501
         )
 
 

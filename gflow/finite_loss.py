@@ -53,7 +53,7 @@ def decades_for_angle(
 def excess_norm(
     rho: Float[Array, "T m"], A: Float[Array, "n m"], p: float, minimum: float | Scalar
 ) -> Float[Array, " T"]:
-    """By which share ‖ρ‖_p at unit margin, ‖ρ‖_p / min Aρ, exceeds its `minimum` over all ρ. `A` is diag(y) X Sᵀ.
+    """By which share ‖ρ‖_p at unit margin, ‖ρ‖_p / min Aρ, exceeds its `minimum`. `A` is diag(y) X Sᵀ.
 
     For the theorem's norm p = 2/L. Negative margins give ∞.
     """
@@ -113,7 +113,8 @@ def soudry_residual(
 ) -> Float[Array, " n"]:
     """exp(−y_i x_iᵀ w̃) / μ_i for every support vector, with w̃ = w − ŵ log t, which tends to 1 for the linear model.
 
-    ŵ = Σ μ_i y_i x_i is the hard-margin solution; `support` holds μ, 0 off the support vectors, where the result is NaN.
+    ŵ = Σ μ_i y_i x_i is the hard-margin solution; `support` holds μ, 0 off the support vectors, where
+    the result is NaN.
     Soudry et al. 2018, Theorem 1 and their equation for w̃, with step size 1 and the exponential loss.
     """
     remainder = w - w_hat * log_time

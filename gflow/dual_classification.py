@@ -224,6 +224,7 @@ def _capped_run(
         reached = jnp.all(jnp.isfinite(state)) & (decade * np.log(10.0) >= log_s) & (flow.loss_is_small(state) > -1e-3)
         return tuple(jnp.where(reached, v, jnp.nan) for v in row)
 
+    assert second.ys is not None
     directions, rho, multipliers = jax.vmap(read)(second.ys, decades)
     out_of_steps = (first.result == diffrax.RESULTS.max_steps_reached) | (
         second.result == diffrax.RESULTS.max_steps_reached
@@ -249,8 +250,8 @@ def _decomposition(network: Network) -> tuple[Float[Array, "m d"], Float[Array, 
     """S and the η_l = U_lᵀv_l of real Assumption 1."""
     if not isinstance(network, Diagonal) or network.depth < 2:
         raise ValueError(
-            f"direction_flow needs a Diagonal network of depth at least 2; got a {type(network).__name__} of depth "
-            f"{network.depth}. Use gflow.flow(network, problem, log_loss=-1e8)."
+            "direction_flow needs a Diagonal network of depth at least 2; got a "
+            f"{type(network).__name__} of {len(network.weights)} layers. Use gflow.flow(network, problem, log_loss=-1e8)."
         )
     eta = jnp.stack(network.weights)
     return jnp.eye(eta.shape[1], dtype=eta.dtype), eta

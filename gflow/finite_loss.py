@@ -67,8 +67,9 @@ def kkt_residual(
 ) -> Float[Array, ""]:
     """How far ρ is from a stationary point of min ‖ρ‖_{2/L} s.t. Aρ ≥ 1 (Yun et al. 2021, Theorem 2), free of scale.
 
-    With u = Aᴴμ, μ the `multipliers` ≥ 0, stationary means u_j ρ̄_j = c |ρ_j|^{2/L} for all j and μ_i > 0 on the
-    smallest margins alone, and for L = 2 also |u_j| ≤ c where ρ_j = 0. The residual is the largest of the relative violations.
+    With u = Aᴴμ, μ the `multipliers` ≥ 0, stationary means u_j ρ̄_j = c |ρ_j|^{2/L} for all j and μ_i > 0 on
+    the smallest margins alone, and for L = 2 also |u_j| ≤ c where ρ_j = 0. The residual is the largest of the
+    relative violations.
     """
     u, margins = A.conj().T @ multipliers, jnp.real(A @ rho)
     found, wanted = u * jnp.conj(rho), jnp.abs(rho) ** (2 / depth)

@@ -286,8 +286,8 @@ def integrate(
     args = (network, problem)
     start = clock.start(network, problem)
     stops = [lambda t, y, args, **_: stop.met(clock.read(t, y, args)[0], *args)]
-    if stop.log_time is not None:
-        stops.append(lambda t, y, args, **_: log_time_at(clock.read(t, y, args)[1]) > stop.log_time)
+    if (last_time := stop.log_time) is not None:
+        stops.append(lambda t, y, args, **_: log_time_at(clock.read(t, y, args)[1]) > last_time)
     if clock is ARC_LENGTH:  # the time clock is not hurt by a stationary point
         stops.append(lambda t, y, args, **_: is_stationary(clock.read(t, y, args)[0], *args))
         end = jnp.where(is_stationary(network.weights, *args), 0.0, end)  # the clock cannot start there

@@ -251,7 +251,7 @@ def _decomposition(network: Network) -> tuple[Float[Array, "m d"], Float[Array, 
     if not isinstance(network, Diagonal) or network.depth < 2:
         raise ValueError(
             "direction_flow needs a Diagonal network of depth at least 2; got a "
-            f"{type(network).__name__} of {len(network.weights)} layers. Use gflow.flow(network, problem, log_loss=-1e8)."
+            f"{type(network).__name__} of {len(network.weights)} layers. Use gflow.flow instead."
         )
     eta = jnp.stack(network.weights)
     return jnp.eye(eta.shape[1], dtype=eta.dtype), eta

@@ -46,7 +46,11 @@ from . import invariants as invariants
 from .flow import flow as flow
 from .flow import Solution as Solution
 from .flow import Status as Status
+from .dual_classification import direction_flow as direction_flow
+from .dual_classification import DirectionPath as DirectionPath
+from . import finite_loss as finite_loss
 from .limit import limit as limit
+from .limit_direction import limit_direction as limit_direction
 from .descent import descend as descend
 from .descent import Descent as Descent
 from . import predict as predict

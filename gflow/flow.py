@@ -16,11 +16,12 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optimistix
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Scalar
 
 from ._checks import require_increasing, require_precision, to_float
 from .networks import Network, with_weights
-from .problems import Problem, Regression, loss_gradient
+from .problems import Classification, Problem, Regression, loss_gradient
 from .problems import log_loss as log_loss_at
 
 NetworkT = TypeVar("NetworkT", bound=Network)
@@ -34,6 +35,7 @@ class Status(eqx.Enumeration):
     finished = "finished: the last time asked for was reached"
     step_limit = "step limit: the solver used all its steps; pass a larger max_steps"
     not_finite = "not finite: the solver met infinite numbers or NaN, or could not go on"
+    no_descent = "no descent: the gradient vanished first; the data are not separable or the start is stationary"
     not_certified = "not certified: the loss criterion was met, but the error estimate exceeds the tolerance"
 
 
@@ -75,6 +77,8 @@ def flow(
     *,
     times: Float[ArrayLike, " T"] | None = None,
     log_loss: float | Scalar | None = None,
+    log_time: float | Scalar | None = None,
+    turning: float | Scalar | None = None,
     rtol: float | Scalar = 1e-8,
     max_steps: int = 4096,
     solver: diffrax.AbstractSolver | None = None,
@@ -87,6 +91,9 @@ def flow(
       step of the solver is saved: the path then has `max_steps + 1` entries.
     - `log_loss`: stop at the first step with log L below this. The default, where no times are given,
       is −30 for regression (a residual of 4e-7) and −100 for classification.
+    - `log_time`: stop at the first step with log t above this.
+    - `turning`: stop at the first step with L < 1 where the direction of the weights turns by less than this,
+      in radians, while −log L grows by a factor e. It counts as converged.
     - `rtol`: tolerance on a step, relative to each weight or to a thousandth of the initial weights'
       root mean square, whichever is larger: so weights that start tiny or die out are resolved. The
       default leaves paths good to about seven digits.
@@ -114,11 +121,44 @@ def flow(
         clock, target = TIME, -30.0
         saved, end = diffrax.SubSaveAt(t0=True, steps=True), LAST_LOG_TIME
     else:
-        clock, target = ARC_LENGTH, -100.0
+        clock, target = ARC_LENGTH, -100.0 if log_time is None and turning is None else -jnp.inf
         saved, end = diffrax.SubSaveAt(t0=True, steps=True), LONGEST_ARC
     if log_loss is not None:
         target = log_loss
-    return integrate(network, problem, clock, end, target, rtol, max_steps, saved, solver)
+    return integrate(network, problem, clock, end, Stop(target, log_time, turning), rtol, max_steps, saved, solver)
+
+
+class Stop(NamedTuple):
+    """When to stop before the clock's end: see `flow`. None is never."""
+
+    log_loss: float | Scalar
+    log_time: float | Scalar | None = None
+    turning: float | Scalar | None = None
+
+    def met(self, weights: Weights, network: Network, problem: Problem) -> Bool[Array, ""]:
+        """Whether a criterion of convergence is met."""
+        met = log_loss_at(weights, network, problem) < self.log_loss
+        return met if self.turning is None else met | (turning_rate(weights, network, problem) < self.turning)
+
+
+def turning_rate(weights: Weights, network: Network, problem: Problem) -> Scalar:
+    """By how many radians the direction of Θ turns while −log L grows by a factor e; ∞ while L ≥ 1."""
+    log_loss, gradient = jax.value_and_grad(log_loss_at)(weights, network, problem)
+    slope, size = _norm(gradient), _norm(weights)
+    radial = sum(jnp.sum(g * v) for g, v in zip(gradient, weights, strict=True)) / size**2
+    tangential = _norm(tuple(g - radial * v for g, v in zip(gradient, weights, strict=True)))
+    return jnp.where(log_loss < 0, -log_loss * tangential / (slope**2 * size), jnp.inf)
+
+
+def is_stationary(weights: Weights, network: Network, problem: Problem) -> Bool[Array, ""]:
+    """Whether the gradients of the data points cancel in ∇L to nine digits, or all vanish, while L ≥ 1.
+
+    With L < 1 a homogeneous network classifies every point, and its loss always falls.
+    """
+    outputs, pull_back = jax.vjp(lambda v: with_weights(network, v)(problem.X), weights)
+    shares = jax.grad(problem.log_loss)(outputs)
+    each = jax.vmap(lambda one: _norm(pull_back(one)[0]))(jnp.diag(shares))
+    return (_norm(pull_back(shares)[0]) <= 1e-9 * jnp.sum(each)) & (problem.log_loss(outputs) > -1e-9)
 
 
 class Clock(NamedTuple):
@@ -127,6 +167,7 @@ class Clock(NamedTuple):
     start: Callable[[Network, Problem], Any]
     field: Callable[[Any, Any, Any], Any]  # τ, state, (network, problem) -> state
     read: Callable[[Any, Any, tuple[Network, Problem]], tuple[Weights, Scalar]]  # Θ and log(1 + t)
+    unit: Callable[[Network], Scalar]  # parts of the state that are smaller are resolved absolutely
     solver: diffrax.AbstractSolver
     pcoeff: float  # of the step size controller
     icoeff: float
@@ -134,6 +175,11 @@ class Clock(NamedTuple):
 
 def _norm(weights: Weights) -> Scalar:
     return jnp.sqrt(sum(jnp.sum(v**2) for v in weights))
+
+
+def _resolution(network: Network) -> Scalar:
+    """A thousandth of the initial weights' root mean square: smaller weights need not keep relative accuracy."""
+    return 1e-3 * _norm(network.weights) / jnp.sqrt(sum(v.size for v in network.weights))
 
 
 # The time clock: the state is Θ, and dΘ/du = −(1 + t) ∇L.
@@ -147,6 +193,7 @@ TIME = Clock(
     start=lambda network, problem: network.weights,
     field=_time_field,
     read=lambda u, weights, args: (weights, u),
+    unit=lambda network: _resolution(network),
     solver=diffrax.Dopri8(),
     pcoeff=0.0,  # a proportional part would remember errors at round-off level, and so tell lanes from single runs
     icoeff=1.0,
@@ -156,34 +203,45 @@ LAST_LOG_TIME = 690.0  # e^690 is near the largest float64
 
 # The arc-length clock: the state is θ = Θ/‖Θ‖, log ‖Θ‖ and w = log((1 + t) L). It moves by −∇ log L, which
 # neither underflows nor overflows. log t itself grows like −log L and is pinned to it; w stays small.
+# To the arc is added log(1 + log(1 + t)), which carries the flow over plateaus, where it hardly moves for a long time.
+# θ is kept in units of its resolution: then the tolerance for the two logarithms, which pass through zero, is `rtol`.
+
+
+def _arc_unit(network: Network) -> Scalar:
+    # Below a hundredth of a thousandth, the tolerance would be below the round-off of θ.
+    return 1e-3 * jnp.clip(_norm(network.weights), 1e-2, 1.0) / jnp.sqrt(sum(v.size for v in network.weights))
 
 
 def _arc_start(network: Network, problem: Problem) -> tuple[Weights, Scalar, Scalar]:
     size = _norm(network.weights)
-    return tuple(v / size for v in network.weights), jnp.log(size), log_loss_at(network.weights, network, problem)
+    size = jnp.where(size > 0, size, 1.0)  # the zero network is stationary and stays where it is
+    theta = tuple(v / (size * _arc_unit(network)) for v in network.weights)
+    return theta, jnp.log(size), log_loss_at(network.weights, network, problem)
 
 
-def _arc_weights(state: tuple[Weights, Scalar, Scalar]) -> Weights:
+def _arc_weights(state: tuple[Weights, Scalar, Scalar], network: Network) -> Weights:
     theta, log_norm, _ = state
-    return tuple(jnp.exp(log_norm) * v for v in theta)
+    return tuple(jnp.exp(log_norm) * _arc_unit(network) * v for v in theta)
 
 
 def _arc_field(
     sigma: Scalar, state: tuple[Weights, Scalar, Scalar], args: tuple[Network, Problem]
 ) -> tuple[Weights, Scalar, Scalar]:
-    theta, log_norm, w = state
-    gradient = jax.grad(log_loss_at)(_arc_weights(state), *args)
-    slope, size = _norm(gradient), jnp.exp(log_norm)
-    direction = tuple(-g / slope for g in gradient)
-    radial = jnp.sum(jnp.stack([jnp.sum(g * v) for g, v in zip(direction, theta, strict=True)]))
-    tangential = tuple(g - radial * v for g, v in zip(direction, theta, strict=True))
-    return tangential, radial, (jnp.exp(-w) / slope - slope) * size
+    (_, log_norm, w), (network, _) = state, args
+    weights, size = _arc_weights(state, network), jnp.exp(log_norm)
+    log_loss, gradient = jax.value_and_grad(log_loss_at)(weights, *args)
+    slope = _norm(gradient)
+    patience = jnp.exp(-w) / (1 + jax.nn.relu(w - log_loss))
+    rate = 1 / (slope / size + patience)  # dτ/dσ with dτ = L dt
+    radial = -jnp.sum(jnp.stack([jnp.sum(g * v) for g, v in zip(gradient, weights, strict=True)])) / size**2
+    tangential = tuple((-g / size - radial * v / size) for g, v in zip(gradient, weights, strict=True))
+    return tuple(rate / _arc_unit(network) * v for v in tangential), rate * radial, rate * (jnp.exp(-w) - slope**2)
 
 
 def _arc_read(
     sigma: Scalar, state: tuple[Weights, Scalar, Scalar], args: tuple[Network, Problem]
 ) -> tuple[Weights, Scalar]:
-    weights = _arc_weights(state)
+    weights = _arc_weights(state, args[0])
     return weights, state[2] - log_loss_at(weights, *args)
 
 
@@ -191,7 +249,11 @@ ARC_LENGTH = Clock(
     start=_arc_start,
     field=_arc_field,
     read=_arc_read,
-    solver=diffrax.Kvaerno5(),
+    unit=lambda network: jnp.ones(()),
+    # Newton, not a chord: margins tied to each other by an exponential need it. Measured: a quarter of the steps.
+    solver=diffrax.Kvaerno5(
+        root_finder=diffrax.with_stepsize_controller_tols(optimistix.Newton)(cauchy_termination=False)
+    ),
     pcoeff=0.3,  # halves the rejected steps
     icoeff=0.4,
 )
@@ -212,18 +274,23 @@ def integrate(
     problem: Problem,
     clock: Clock,
     end: float | Scalar,
-    target: float | Scalar,
+    stop: Stop,
     rtol: float | Scalar,
     max_steps: int,
     saved: diffrax.SubSaveAt,
     solver: diffrax.AbstractSolver | None = None,
 ) -> Solution[NetworkT]:
-    """Integrates from τ = 0 until log L < `target` or τ = `end`, saving the path as `saved` says."""
+    """Integrates from τ = 0 until `stop` or τ = `end`, saving the path as `saved` says."""
     dtype = jnp.result_type(*network.weights)
     require_precision("rtol", rtol, dtype)
     args = (network, problem)
     start = clock.start(network, problem)
-    size = sum(v.size for v in network.weights)
+    stops = [lambda t, y, args, **_: stop.met(clock.read(t, y, args)[0], *args)]
+    if (last_time := stop.log_time) is not None:
+        stops.append(lambda t, y, args, **_: log_time_at(clock.read(t, y, args)[1]) > last_time)
+    if clock is ARC_LENGTH:  # the time clock is not hurt by a stationary point
+        stops.append(lambda t, y, args, **_: is_stationary(clock.read(t, y, args)[0], *args))
+        end = jnp.where(is_stationary(network.weights, *args), 0.0, end)  # the clock cannot start there
     run = diffrax.diffeqsolve(
         diffrax.ODETerm(clock.field),
         clock.solver if solver is None else solver,
@@ -235,11 +302,11 @@ def integrate(
         saveat=diffrax.SaveAt(subs=(saved, diffrax.SubSaveAt(t1=True))),
         stepsize_controller=diffrax.PIDController(
             rtol=rtol,
-            atol=rtol * 1e-3 * _norm(clock.read(jnp.zeros(()), start, args)[0]) / jnp.sqrt(size),
+            atol=rtol * clock.unit(network),
             pcoeff=clock.pcoeff,
             icoeff=clock.icoeff,
         ),
-        event=diffrax.Event(lambda u, state, args, **_: log_loss_at(clock.read(u, state, args)[0], *args) < target),
+        event=diffrax.Event(tuple(stops)),
         adjoint=diffrax.ForwardMode(),
         max_steps=max_steps,
         throw=False,
@@ -250,8 +317,7 @@ def integrate(
 
     def read(tau: Scalar, state: Any) -> tuple[NetworkT, Scalar, Scalar]:
         weights, u = clock.read(tau, state, args)
-        log_time = u + jnp.log(-jnp.expm1(-jnp.maximum(u, 0.0)))
-        return with_weights(network, weights), log_time, log_loss_at(weights, *args)
+        return with_weights(network, weights), log_time_at(u), log_loss_at(weights, *args)
 
     reached = jnp.isfinite(taus)  # diffrax fills saves that it did not reach with infinities
 
@@ -264,7 +330,7 @@ def integrate(
         network=last,
         log_loss=log_loss,
         log_time=log_time,
-        status=_status(run.result, log_loss, target),
+        status=_status(run.result, last, problem, stop),
         steps=run.stats["num_accepted_steps"],
         rejected_steps=run.stats["num_rejected_steps"],
         error=jnp.full_like(log_loss, jnp.nan),
@@ -274,9 +340,18 @@ def integrate(
     )
 
 
-def _status(result: diffrax.RESULTS, log_loss: Scalar, target: float | Scalar) -> Status:
-    # The criterion is tested on the state that is returned, whatever the solver says of its run.
+def log_time_at(u: Scalar) -> Scalar:
+    """log t as a function of u = log(1 + t)."""
+    return u + jnp.log(-jnp.expm1(-jnp.maximum(u, 0.0)))
+
+
+def _status(result: diffrax.RESULTS, last: Network, problem: Problem, stop: Stop) -> Status:
+    # The criteria are tested on the state that is returned, whatever the solver says of its run.
+    log_loss = problem.log_loss(last(problem.X))
+    ended = (result == diffrax.RESULTS.successful) | (result == diffrax.RESULTS.event_occurred)
     ran_out = Status.where(result == diffrax.RESULTS.max_steps_reached, Status.step_limit, Status.not_finite)
-    unmet = Status.where(result == diffrax.RESULTS.successful, Status.finished, ran_out)
-    met = Status.where(log_loss < target, Status.converged, unmet)
+    unmet = Status.where(ended, Status.finished, ran_out)
+    if isinstance(problem, Classification):
+        unmet = Status.where(is_stationary(last.weights, last, problem), Status.no_descent, unmet)
+    met = Status.where(stop.met(last.weights, last, problem), Status.converged, unmet)
     return Status.where(jnp.isnan(log_loss) | (log_loss == jnp.inf), Status.not_finite, met)

@@ -1,6 +1,6 @@
 """Where the flow ends as t → ∞.
 
-Imports networks, problems, flow.
+Imports networks, problems, flow, limit_direction.
 """
 
 import dataclasses
@@ -14,39 +14,43 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Scalar
 
 from ._checks import require_precision
-from .flow import LAST_LOG_TIME, TIME, Solution, Status, integrate
+from .flow import LAST_LOG_TIME, TIME, Solution, Status, Stop, integrate
+from .limit_direction import limit_direction
 from .networks import Network, with_weights
-from .problems import Problem, Regression
+from .problems import Classification, Problem
 
 NetworkT = TypeVar("NetworkT", bound=Network)
 
 
 def limit(
-    network: NetworkT, problem: Problem, *, tolerance: float | Scalar = 1e-9, max_steps: int = 16384
+    network: NetworkT, problem: Problem, *, tolerance: float | Scalar | None = None, max_steps: int = 16384
 ) -> Solution[NetworkT]:
-    """The limit point of gradient flow on a regression, from `network`, as t → ∞.
+    """The limit point of gradient flow on a regression, from `network`, as t → ∞; of a classification, the direction.
 
     The weights are integrated until the residual is small; the rest of the way is the minimum-norm
     correction Θ − Jᵀ(JJᵀ)^{−1} r, which is exact up to O(‖r‖²). So the slow and stiff end is never
     integrated, and a saddle, where the flow is slow but the loss is not small, is never taken for the
     end. The correction is made from two stopping points, and `error` is the distance of the two.
 
-    - `tolerance`: the relative error of the coefficients that is accepted. A lane whose estimate is
+    On a classification weights grow without bound: see `gflow.limit_direction`, which is what is called then.
+
+    - `tolerance`: the relative error of the coefficients that is accepted, by default 1e-9, and 1e-3 for a direction. A
+      lane whose estimate is
       larger has the status `not_certified`. The steps are integrated to a thousandth of it.
 
     May be compiled and batched. **Raises** ValueError for a `tolerance` that the dtype of the weights
-    cannot deliver, TypeError for a classification, whose weights have no limit.
+    cannot deliver.
 
     ```python
     end = gflow.limit(gflow.scale(network, 0.01), problem)
     end.network.coefficients(), end.converged, end.error
     ```
     """
-    if not isinstance(problem, Regression):
-        raise TypeError(
-            f"limit needs a Regression; got {type(problem).__name__}, whose weights grow without bound. "
-            "Use gflow.flow(network, problem, log_loss=-1e6) and look at the direction of its end."
+    if isinstance(problem, Classification):
+        return limit_direction(
+            network, problem, tolerance=1e-3 if tolerance is None else tolerance, max_steps=max_steps
         )
+    tolerance = 1e-9 if tolerance is None else tolerance
     require_precision("tolerance", tolerance, jnp.result_type(*network.weights), epsilons=5e4)
     fractions = 0.3 * jnp.sqrt(tolerance) * jnp.array([1.0, _SECOND_STOP])  # of the residual, to stop at
     start_loss = problem.log_loss(network(problem.X))
@@ -56,7 +60,7 @@ def limit(
     def leg(stop: NetworkT, fraction: Scalar) -> tuple[NetworkT, tuple[Solution[NetworkT], NetworkT]]:
         end_only = diffrax.SubSaveAt(t1=True)
         target = scale + 2 * jnp.log(fraction)
-        run = integrate(stop, problem, TIME, LAST_LOG_TIME, target, 1e-3 * tolerance, max_steps, end_only)
+        run = integrate(stop, problem, TIME, LAST_LOG_TIME, Stop(target), 1e-3 * tolerance, max_steps, end_only)
         return run.network, (run, minimum_norm_correction(run.network, problem))
 
     _, (runs, ends) = jax.lax.scan(leg, network, fractions)

@@ -1,0 +1,206 @@
+"""Classification to the very end: every figure of gflow's claims about directions, printed as tables.
+
+Run as `python benchmarks/classification.py [FIGURE.png]`; about five minutes on two cores, most of it compilation.
+Angles in radians; `s` is −log L.
+"""
+
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.optimize import linprog
+
+import gflow
+from gflow import finite_loss
+from gflow.dual_classification import direction_flow
+
+jax.config.update("jax_enable_x64", True)
+np.set_printoptions(precision=1, linewidth=150)
+
+
+def timed(f, *args):
+    start = time.perf_counter()
+    compiled = jax.jit(f).lower(*args).compile()
+    compilation = time.perf_counter() - start
+    start = time.perf_counter()
+    result = jax.block_until_ready(compiled(*args))
+    return result, compilation, time.perf_counter() - start
+
+
+def coefficients(networks):
+    return jax.vmap(lambda network: network.coefficients())(networks)
+
+
+def angles_at_decades(paths, expected, decades):
+    """The angle at the first saved step beyond each decade of s."""
+    s, directions = jax.vmap(finite_loss.direction_curve)(paths)
+    angles = jax.vmap(finite_loss.angles, (0, None))(directions, jnp.asarray(expected))
+    first = jax.vmap(lambda row: jnp.stack([jnp.argmax(row >= decade) for decade in decades]))(s)
+    return np.take_along_axis(np.asarray(angles), np.asarray(first), axis=1)
+
+
+def paper_data():
+    print("\n1. The paper's two points, five random starts scaled by 0.5, weights integrated to log L = -1e10")
+    problem = gflow.Classification([[1.0, 2.0], [0.0, -3.0]], [1.0, -1.0])
+    expected = {"diagonal": [0.0, 1.0], "convolution": [1.0, 1.0], "fully-connected": [1.0, 2.0]}
+    decades = np.arange(1, 11)
+    for L in (2, 3, 4):
+        for name, make in (
+            ("diagonal", lambda z, L=L: gflow.initial.diagonal(z, L)),
+            ("convolution", lambda z, L=L: gflow.initial.convolutional(z, L)),
+            ("fully-connected", lambda z, L=L: gflow.initial.fully_connected(z, (2,) * (L - 1))),
+        ):
+            z = jax.random.normal(jax.random.key(1), (5, 2))
+            starts = jax.vmap(lambda z, make=make: gflow.scale(make(z), 0.5))(z)
+            run = jax.vmap(lambda start: gflow.flow(start, problem, log_loss=-1e10, max_steps=1500))
+            paths, compilation, seconds = timed(run, starts)
+            curve = angles_at_decades(paths, expected[name], decades)
+            known = L == 2 or name == "fully-connected"
+            falling = bool((np.diff(curve, axis=1) < 0).all())
+            steps = np.asarray(paths.steps + paths.rejected_steps)
+            residual = jax.vmap(lambda end: finite_loss.singular_vector_residual(end, problem))(paths.network)
+            print(
+                f"L={L} {name:16s} converged {int(paths.converged.sum())}/5, steps {steps.min()}..{steps.max()}, "
+                f"{seconds:.2f} s (+{compilation:.0f} s compilation), Theorem 1 residual {float(residual.max()):.1e}"
+                + (f", largest angle {curve[:, -1].max():.1e}, falling at every decade: {falling}" if known else "")
+            )
+            if known:
+                print("     largest angle at s = 1e1 ... 1e10:", curve.max(axis=0))
+
+
+def gaussian():
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((20, 50)), rng.choice([-1.0, 1.0], 20)
+    return gflow.Classification(X, y)
+
+
+def maximum_l1_margin(problem):
+    A = np.asarray(problem.y[:, None] * problem.X)
+    n, d = A.shape
+    program = linprog(np.ones(2 * d), A_ub=-np.hstack([A, -A]), b_ub=-np.ones(n))
+    return program.x[:d] - program.x[d:]
+
+
+def far_end(problem, figure):
+    print("\n2. Gaussian X, n = 20, d = 50, random labels: diagonal L = 2 in dual coordinates, alpha = 0.1")
+    network = gflow.Diagonal((jnp.ones(50), jnp.zeros(50)))
+    expected = jnp.asarray(maximum_l1_margin(problem))
+    decades = jnp.concatenate([jnp.linspace(0.3, 4, 38), jnp.geomspace(4.2, 1000, 60)])
+    curve, compilation, seconds = timed(
+        lambda log_alpha: direction_flow(network, problem, decades, log_scale=log_alpha), jnp.log(0.1)
+    )
+    angles = finite_loss.angles(curve.directions, expected)
+    print(f"log L = -10^1000: {seconds:.2f} s (+{compilation:.0f} s compilation), {gflow.Status[curve.status]}")
+    print(f"{int(curve.steps)} steps and {int(curve.rejected_steps)} rejected; angle to the maximum l1 margin at the end "  # noqa: E501
+          f"{float(angles[-1]):.1e}; correction of the cap {float(curve.errors[-1]):.1e}")  # fmt: skip
+    for wanted in (0.3, 0.1, 1e-2, 1e-3, 1e-4, 1e-5):
+        print(
+            f"   within {wanted:g} rad from log10(-log L) = {finite_loss.decades_for_angle(decades, angles, wanted):.1f}"  # noqa: E501
+        )
+
+    print("\n3. The same, alpha from 1e-6 to 10, 64 values in one batch")
+    alphas = jnp.logspace(-6, 1, 64)
+    curves, compilation, seconds = timed(
+        # map, not vmap: every lane then takes its own number of steps
+        lambda logs: jax.lax.map(
+            lambda log_alpha: direction_flow(network, problem, decades, log_scale=log_alpha), logs
+        ),
+        jnp.log(alphas),
+    )
+    every = jax.vmap(finite_loss.angles, (0, None))(curves.directions, expected)
+    needed = jax.vmap(finite_loss.decades_for_angle, (None, 0, None))(decades, every, 1e-2)
+    print(f"{int((curves.status == gflow.Status.converged).sum())} "
+          f"of 64 converged; {seconds:.1f} s in all, {seconds / 64:.2f} s a lane (+{compilation:.0f} s compilation)")  # fmt: skip  # noqa: E501
+    print(
+        f"largest angle at the end {float(jnp.max(every[:, -1])):.1e}, largest correction {float(jnp.nanmax(curves.errors)):.1e}"  # noqa: E501
+    )
+    for i in range(0, 64, 9):
+        print(f"   alpha = {alphas[i]:.1e}: within 0.01 rad from log10(-log L) = {needed[i]:.1f}")
+    if figure:
+        draw(figure, decades, alphas, every, needed)
+
+
+def fully_connected(problem):
+    print("\n4. The same data, fully-connected L = 2 of width 5, random start scaled by 0.1, to log L = -1e8")
+    network = gflow.FullyConnected((jnp.zeros((50, 5)), jnp.zeros(5)))
+    start = gflow.scale(gflow.initial.random_directions(jax.random.key(0), network), 0.1)
+    expected = gflow.predict.maximum_margin(problem, 2).coefficients
+    path, compilation, seconds = timed(lambda s: gflow.flow(s, problem, log_loss=-1e8, max_steps=1500), start)
+    curve = angles_at_decades(jax.tree.map(lambda v: v[None], path), expected, np.arange(1, 9))
+    print(f"{gflow.Status[path.status]}; {int(path.steps)} steps, {seconds:.1f} s (+{compilation:.0f} s compilation)")
+    print("   angle to the maximum l2 margin at s = 1e1 ... 1e8:", curve[0])
+
+
+def kkt(problem):
+    print("\n5. KKT residual of min |rho|_{2/L}, falling along the run")
+    A = problem.y[:, None] * problem.X
+    decades = jnp.array([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0])
+    print("   diagonal, dual coordinates, alpha = 0.1, log10(-log L) =", np.asarray(decades))
+    for L in (2, 3, 4):
+        network = gflow.scale(gflow.Diagonal((jnp.ones(50),) * (L - 1) + (jnp.zeros(50),)), 0.1)
+        curve = jax.jit(lambda n: direction_flow(n, problem, decades))(network)
+        residuals = jax.vmap(lambda r, q, L=L: finite_loss.kkt_residual(r, q, A, L))(curve.rho, curve.multipliers)
+        print(f"   L={L}: {np.asarray(residuals)} {gflow.Status[curve.status]}")
+    rng = np.random.default_rng(3)
+    small = gflow.Classification(rng.standard_normal((5, 8)), rng.choice([-1.0, 1.0], 5))
+    S = 8**0.5 * gflow.predict.dft(8)
+    A = jnp.asarray(small.y[:, None] * (small.X @ S.T))
+    start = gflow.scale(gflow.initial.convolutional(jnp.asarray(rng.standard_normal(8))), 0.5)
+    path = jax.jit(lambda s: gflow.flow(s, small, log_loss=-1e8))(start)
+    reached = -np.asarray(path.log_losses)
+    rows = [int(np.argmax(reached >= s)) for s in (1e1, 1e2, 1e4, 1e6, 1e8) if reached[-1] >= s]
+    residuals = []
+    for row in rows:
+        network = jax.tree.map(lambda v, row=row: v[row], path.networks)
+        rho = jnp.asarray(S.conj()) @ network.coefficients() / 8
+        residuals.append(float(finite_loss.kkt_residual(rho, finite_loss.multipliers(network, small), A, 2)))
+    print(f"   full convolution L=2, n=5, d=8, by weights ({gflow.Status[path.status]}),")
+    print(f"   at s = 1e1, 1e2, 1e4, 1e6, 1e8 as far as reached: {np.array(residuals)}")
+
+
+def agreement():
+    print("\n6. Clocks, margins and descent, on the paper's two points")
+    problem = gflow.Classification([[1.0, 2.0], [0.0, -3.0]], [1.0, -1.0])
+    start = gflow.scale(gflow.initial.diagonal(jnp.array([0.6, -0.4])), 0.5)
+    path = jax.jit(lambda s: gflow.flow(s, problem, log_loss=-15.0, rtol=1e-10))(start)
+    plain = gflow.flow(start, problem, times=jnp.exp(path.log_time)[None], rtol=1e-12, max_steps=100_000)
+    print(f"   log L at log t = {float(path.log_time):.6f}: {float(path.log_loss):.10f} in the arc-length clock, "
+          f"{float(plain.log_loss):.10f} in the time clock")  # fmt: skip
+    far = jax.jit(lambda s: gflow.flow(s, problem, log_loss=-1e10))(start)
+    margins = np.asarray(jax.vmap(lambda n: finite_loss.smoothed_margin(n, problem))(far.networks))
+    small = np.asarray(far.log_losses) < 0
+    print(f"   largest relative decrease of the smoothed margin in a step after L < 1: "
+          f"{max(0.0, -np.min(np.diff(margins[small]) / margins[small][1:])):.1e}")  # fmt: skip
+    import optax
+
+    flow_end = gflow.flow(start, problem, times=jnp.array([100.0])).network.coefficients()
+    for size in (1e-2, 1e-3, 1e-4):
+        steps = jnp.array([round(100 / size)])
+        descent = gflow.descend(start, problem, optax.sgd(size), steps=steps).network.coefficients()
+        print(
+            f"   descent, step {size:g}, at t = 100: distance to the flow {float(jnp.linalg.norm(descent - flow_end)):.1e}"  # noqa: E501
+        )
+
+
+def draw(figure, decades, alphas, angles, needed):
+    import matplotlib.pyplot as plt
+
+    fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    shades = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(alphas)))
+    for i in range(0, len(alphas), 9):
+        left.loglog(decades, angles[i], color=shades[i], label=f"α = {alphas[i]:.0e}")
+    left.set(xlabel="log₁₀(−log L)", ylabel="angle to the maximum ℓ1 margin (rad)")
+    left.legend(fontsize=7)
+    right.semilogx(alphas, needed, "k.-", markersize=3)
+    right.set(xlabel="initial scale α", ylabel="log₁₀(−log L) needed for 0.01 rad")
+    fig.savefig(figure, dpi=110)
+
+
+if __name__ == "__main__":
+    paper_data()
+    far_end(gaussian(), sys.argv[1] if len(sys.argv) > 1 else None)
+    fully_connected(gaussian())
+    kkt(gaussian())
+    agreement()

@@ -1,0 +1,278 @@
+"""Classification in dual coordinates, out to log-losses of −10^1000.
+
+Imports networks, problems, coordinates, flow (for Status); diffrax and optimistix.
+
+Real Assumption 1 of Yun et al. 2021, with margins m = Aρ, A = diag(y) X Sᵀ, and q = −∂ log L/∂m ≥ 0. In the clock τ
+with dτ = L dt the flow is ν̇ = q, ζ = Aᵀν, and each ρ_j is a function of its angle x_j (`coordinates.py`):
+
+    ẋ = (dx/dζ) ⊙ Aᵀq(Aρ(x)).
+
+Angles are the state, so weights of e^{±2000} are ordinary numbers; for L = 2, x = x_0 + Aᵀν and ν alone is the
+state, of n entries however large m is. From L < 1/e on the clock is log s with s = −log L, which never stands still.
+
+*The cap.* Support vectors' margins differ by O(1) while they grow like s, so q must be read from differences far below
+round-off. Beyond s = κ it is read from margins scaled down to a smallest one of κ instead: the tie is then kept to
+1/κ of the margin where the flow keeps it to 1/s, and directions move by O(1/κ − 1/s). Below the cap the flow is exact.
+Two caps, extrapolated from 1/κ to 1/s, remove the error and show its size.
+"""
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optimistix
+from jaxtyping import Array, Bool, Float, Int, Scalar
+
+from ._checks import is_concrete, require_precision, to_float
+from .coordinates import Coordinates
+from .flow import Status
+from .networks import Diagonal, Network
+from .problems import Classification
+
+
+class DirectionPath(eqx.Module):
+    """The direction of a classification's coefficients as a function of its loss. One row a `decades` entry:
+
+    - `decades`: log₁₀(−log L), the clock.
+    - `directions`: β/‖β‖.
+    - `rho`: ρ/‖ρ‖ in the network's own coordinates, β ∝ Sᵀρ; not extrapolated, so that its dying entries keep their
+      relative accuracy.
+    - `multipliers`: q/Σq, the share of each data point in −∇ log L.
+    - `errors`: the size of the correction that extrapolating the cap made to `directions`; 0 below the cap.
+
+    Rows that were not reached are NaN. `status` is `Status.converged` where all were reached; `steps` and
+    `rejected_steps` count those of the larger cap.
+    """
+
+    decades: Float[Array, "*lanes T"]
+    directions: Float[Array, "*lanes T d"]
+    rho: Float[Array, "*lanes T m"]
+    multipliers: Float[Array, "*lanes T n"]
+    errors: Float[Array, "*lanes T"]
+    status: Status
+    steps: Int[Array, "*lanes"]
+    rejected_steps: Int[Array, "*lanes"]
+
+
+def direction_flow(
+    network: Network,
+    problem: Classification,
+    decades: Float[Array, " T"],
+    *,
+    log_scale: float | Scalar = 0.0,
+    cap: float | Scalar = 1e4,
+    tolerance: float | Scalar = 1e-7,
+    max_steps: int = 4096,
+) -> DirectionPath:
+    """The direction of β along gradient flow, at the losses log₁₀(−log L) = `decades`, up to thousands.
+
+    For networks that decompose orthogonally over the reals and start with one strictly smallest layer in every
+    coordinate: so far `Diagonal` of any depth L ≥ 2. May be compiled and batched.
+
+    - `log_scale`: log α; the flow starts at α times `network`'s weights, and α need not be representable.
+    - `cap`: the loss −log L above which ties of margins are smoothed; see this module's docstring. The second cap is a
+      tenth of it.
+    - `tolerance`: absolute tolerance of the solver on the angles, hence relative on every ρ_j. The default leaves
+      directions good to six digits. Angles are about 2.3 · decades / L, so at κ = 1e5 and 1000 decades float64 cannot
+      deliver less than 1e-8.
+
+    **Raises** ValueError for other networks, for a layer that is not strictly smallest, for `decades` that do not
+    increase or lie below 0.1 (the loss must be below 1), and for a tolerance that the dtype cannot deliver.
+
+    ```python
+    path = gflow.direction_flow(gflow.scale(network, 0.1), problem, jnp.linspace(1, 1000, 200))
+    ```
+    """
+    S, eta = _decomposition(network)
+    decades = _increasing(to_float(decades))
+    require_precision("tolerance", tolerance, eta.dtype)
+    coordinates = Coordinates.of(eta, log_scale)
+    _require_dominance(coordinates)
+    A = problem.y[:, None] * (problem.X @ S.T)
+
+    def run(cap: Scalar) -> DirectionPath:
+        return _capped_run(_CappedFlow(coordinates, A, problem, cap), S, decades, tolerance, max_steps)
+
+    runs = jax.vmap(run)(cap * jnp.array([0.1, 1.0]))
+    coarse, fine = (jax.tree.map(lambda v, i=i: v[i], runs) for i in (0, 1))
+    # Margins are tied to 1/κ where the flow ties them to 1/s; to first order directions are linear in that.
+    fraction = jnp.maximum(1 - 10.0 ** (jnp.log10(cap) - decades), 0.0) / 9
+    correction = fraction[:, None] * (fine.directions - coarse.directions)
+    directions = fine.directions + correction
+    directions = directions / jnp.linalg.norm(directions, axis=-1, keepdims=True)
+    errors = jnp.linalg.norm(correction, axis=-1)
+    return eqx.tree_at(lambda path: (path.directions, path.errors), fine, (directions, errors))
+
+
+class _CappedFlow(eqx.Module):
+    """The flow of the angles at one cap κ."""
+
+    coordinates: Coordinates
+    A: Float[Array, "n m"]
+    problem: Classification
+    cap: Scalar
+
+    @property
+    def start(self) -> Array:
+        """The state at the start: ν = 0 for L = 2, the angles otherwise."""
+        return jnp.zeros(len(self.A), self.A.dtype) if self.coordinates.depth == 2 else self.coordinates.start
+
+    def angles(self, state: Array) -> Float[Array, " m"]:
+        return self.coordinates.start + self.A.T @ state if self.coordinates.depth == 2 else state
+
+    def _log_loss(self, margins: Float[Array, " n"]) -> Scalar:
+        return self.problem.log_loss(self.problem.y * margins)
+
+    def rho(self, state: Array) -> tuple[Float[Array, " m"], Scalar]:
+        """ρ e^{−R} and R = log of (about) the largest |ρ_j|. R is held fixed in derivatives: what follows does not
+        depend on it."""
+        mantissa, exponent = self.coordinates.scaled_rho(self.angles(state))
+        R = jax.lax.stop_gradient(jnp.max(exponent))
+        return mantissa * jnp.exp(exponent - R), R
+
+    def capped_margins(self, state: Array) -> tuple[Float[Array, " n"], Scalar]:
+        """k e^{−R} m and log k, where k = 1 unless that would make the smallest margin exceed κ."""
+        rho, R = self.rho(state)
+        m = self.A @ rho
+        least = jnp.min(m)
+        log_largest = jnp.log(self.cap) - jnp.log(jnp.where(least > 0, least, 1.0))
+        log_k = jnp.where(least > 0, jnp.minimum(R, log_largest), R)
+        return jnp.exp(log_k) * m, R - log_k
+
+    def log_s(self, state: Array) -> Scalar:
+        """log(−log L); NaN where L > 1."""
+        margins, log_shrink = self.capped_margins(state)
+        return log_shrink + jnp.log(-self._log_loss(margins))
+
+    def loss_is_small(self, state: Array) -> Scalar:
+        """Positive where −log L > 1."""
+        margins, log_shrink = self.capped_margins(state)
+        return jnp.exp(jnp.minimum(log_shrink, 100.0)) * -self._log_loss(margins) - 1.0
+
+    def is_stuck(self, state: Array) -> Bool[Array, ""]:
+        """Whether Aᵀq all but vanishes. Its norm bounds the maximum margin, so the data are not separable."""
+        row_norms = jnp.linalg.norm(self.A, axis=1)
+        return jnp.linalg.norm(self.A.T @ self.multipliers(state)) < 1e-9 * jnp.max(row_norms)
+
+    def multipliers(self, state: Array) -> Float[Array, " n"]:
+        q = -jax.grad(self._log_loss)(self.capped_margins(state)[0])
+        return q / jnp.sum(q)
+
+    def velocity(self, state: Array) -> Array:
+        """The state's derivative in a clock in which no angle moves faster than 1."""
+        q = self.multipliers(state) / jnp.max(jnp.linalg.norm(self.A, axis=1))
+        if self.coordinates.depth == 2:
+            return q
+        log_rate = -self.coordinates.log_zeta_slope(state)
+        return jnp.exp(log_rate - jnp.max(log_rate)) * (self.A.T @ q)
+
+    def velocity_by_log_s(self, state: Array) -> Array:
+        velocity = self.velocity(state)
+        _, rate = jax.jvp(self.log_s, (state,), (velocity,))
+        return velocity / rate
+
+
+def _capped_run(
+    flow: _CappedFlow, S: Float[Array, "m d"], decades: Float[Array, " T"], tolerance: float | Scalar, max_steps: int
+) -> DirectionPath:
+    """First in a bounded clock until −log L = 1, then in the clock log s."""
+
+    def integrate(field, t0, t1, state, **saves_and_events):
+        return diffrax.diffeqsolve(
+            diffrax.ODETerm(field),
+            # Full Newton: with the tie of margins a chord iteration takes ten times the steps.
+            diffrax.Kvaerno5(root_finder=diffrax.with_stepsize_controller_tols(optimistix.Newton)()),
+            t0=t0,
+            t1=t1,
+            dt0=None,
+            y0=state,
+            stepsize_controller=diffrax.PIDController(rtol=1e-13, atol=tolerance, pcoeff=0.3, icoeff=0.4),
+            adjoint=diffrax.ForwardMode(),
+            max_steps=max_steps,
+            throw=False,
+            **saves_and_events,
+        )
+
+    small_from_the_start = flow.loss_is_small(flow.start) > 0
+    stops = (lambda t, y, args, **_: flow.loss_is_small(y), lambda t, y, args, **_: flow.is_stuck(y))
+    first = integrate(
+        lambda t, state, args: flow.velocity(state),
+        0.0,
+        jnp.where(small_from_the_start, 0.0, _LONGEST_WAIT),
+        flow.start,
+        event=diffrax.Event(stops, optimistix.Newton(1e-6, 1e-6)),
+    )
+    assert first.ys is not None
+    state = first.ys[-1]
+    log_s = flow.log_s(state)
+    last = decades[-1] * np.log(10.0)
+    log_s = jnp.where(jnp.isfinite(log_s), log_s, last)  # a lane that did not get this far has nothing to integrate
+    times = jnp.maximum(decades * np.log(10.0), log_s)
+    second = integrate(
+        lambda t, state, args: flow.velocity_by_log_s(state),
+        log_s,
+        jnp.maximum(last, log_s),
+        state,
+        saveat=diffrax.SaveAt(ts=times),
+    )
+
+    def read(state: Array, decade: Scalar) -> tuple[Array, ...]:
+        rho, _ = flow.rho(state)
+        beta = S.T @ rho
+        row = beta / jnp.linalg.norm(beta), rho / jnp.linalg.norm(rho), flow.multipliers(state)
+        reached = jnp.all(jnp.isfinite(state)) & (decade * np.log(10.0) >= log_s) & (flow.loss_is_small(state) > -1e-3)
+        return tuple(jnp.where(reached, v, jnp.nan) for v in row)
+
+    assert second.ys is not None
+    directions, rho, multipliers = jax.vmap(read)(second.ys, decades)
+    out_of_steps = (first.result == diffrax.RESULTS.max_steps_reached) | (
+        second.result == diffrax.RESULTS.max_steps_reached
+    )
+    unfinished = Status.where(out_of_steps, Status.step_limit, Status.not_finite)
+    unfinished = Status.where(flow.is_stuck(state), Status.no_descent, unfinished)
+    return DirectionPath(
+        decades=decades,
+        directions=directions,
+        rho=rho,
+        multipliers=multipliers,
+        errors=jnp.zeros_like(decades),
+        status=Status.where(jnp.all(jnp.isfinite(directions[-1])), Status.converged, unfinished),
+        steps=first.stats["num_accepted_steps"] + second.stats["num_accepted_steps"],
+        rejected_steps=first.stats["num_rejected_steps"] + second.stats["num_rejected_steps"],
+    )
+
+
+_LONGEST_WAIT = 1e9  # of the bounded clock; log s grows by about the margin in a unit of it
+
+
+def _decomposition(network: Network) -> tuple[Float[Array, "m d"], Float[Array, "L m"]]:
+    """S and the η_l = U_lᵀv_l of real Assumption 1."""
+    if not isinstance(network, Diagonal) or network.depth < 2:
+        raise ValueError(
+            "direction_flow needs a Diagonal network of depth at least 2; got a "
+            f"{type(network).__name__} of {len(network.weights)} layers. Use gflow.flow instead."
+        )
+    eta = jnp.stack(network.weights)
+    return jnp.eye(eta.shape[1], dtype=eta.dtype), eta
+
+
+def _require_dominance(coordinates: Coordinates) -> None:
+    finite = jnp.isfinite(coordinates.log_a)
+    if is_concrete(finite) and not np.all(finite):
+        raise ValueError(
+            f"Coordinate {int(np.argmin(finite))} has no strictly smallest layer: two layers share the smallest "
+            "modulus, so it can never change its sign. Change the initial directions, for instance by "
+            "gflow.initial.last_layer_zero, or use gflow.flow."
+        )
+
+
+def _increasing(decades: Float[Array, " T"]) -> Float[Array, " T"]:
+    if decades.ndim != 1 or decades.size == 0:
+        raise ValueError(f"decades must have shape (T,) with T ≥ 1; got {decades.shape}. For one loss pass [decade].")
+    if is_concrete(decades) and not (np.asarray(decades)[0] >= 0.1 and (np.diff(decades) > 0).all()):
+        raise ValueError(
+            "decades = log₁₀(−log L) must increase and be at least 0.1: below, the loss is not yet small; "
+            f"got {np.asarray(decades)}."
+        )
+    return decades

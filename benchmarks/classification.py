@@ -60,7 +60,7 @@ def paper_data():
             known = L == 2 or name == "fully-connected"
             falling = bool((np.diff(curve, axis=1) < 0).all())
             steps = np.asarray(paths.steps + paths.rejected_steps)
-            residual = jax.vmap(lambda end: finite_loss.singular_vector_residual(end, problem))(paths.network)
+            residual = jax.vmap(lambda end: gflow.predict.singular_vector_residual(end, problem))(paths.network)
             print(
                 f"L={L} {name:16s} converged {int(paths.converged.sum())}/5, steps {steps.min()}..{steps.max()}, "
                 f"{seconds:.2f} s (+{compilation:.0f} s compilation), Theorem 1 residual {float(residual.max()):.1e}"
@@ -169,7 +169,7 @@ def agreement():
     print(f"   log L at log t = {float(path.log_time):.6f}: {float(path.log_loss):.10f} in the arc-length clock, "
           f"{float(plain.log_loss):.10f} in the time clock")  # fmt: skip
     far = jax.jit(lambda s: gflow.flow(s, problem, log_loss=-1e10))(start)
-    margins = np.asarray(jax.vmap(lambda n: finite_loss.smoothed_margin(n, problem))(far.networks))
+    margins = np.asarray(jax.vmap(lambda n: gflow.invariants.smoothed_margin(n, problem))(far.networks))
     small = np.asarray(far.log_losses) < 0
     print(f"   largest relative decrease of the smoothed margin in a step after L < 1: "
           f"{max(0.0, -np.min(np.diff(margins[small]) / margins[small][1:])):.1e}")  # fmt: skip

@@ -9,9 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, Scalar
 
 from .flow import Solution
-from .networks import LinearTensorNetwork, Network
+from .networks import Network
 from .problems import Classification
-from .problems import log_loss as log_loss_at
 
 
 def direction_curve(path: Solution) -> tuple[Float[Array, " T"], Float[Array, "T d"]]:
@@ -80,29 +79,10 @@ def kkt_residual(
     return jnp.maximum(jnp.maximum(stationarity, complementarity), dual)
 
 
-def singular_vector_residual(network: Network, problem: Classification) -> Float[Array, ""]:
-    """How far the weights' directions are from singular vectors of M(−Xᵀr) (Yun et al. 2021, Theorem 1).
-
-    The largest distance of v_l/‖v_l‖ from −∇_l L / ‖∇_l L‖, both invariant to scale. Goes to 0 along the flow.
-    """
-    gradients = jax.grad(log_loss_at)(network.weights, network, problem)
-    distances = [
-        jnp.linalg.norm(v / jnp.linalg.norm(v) + g / jnp.linalg.norm(g))
-        for v, g in zip((v.ravel() for v in network.weights), (g.ravel() for g in gradients), strict=True)
-    ]
-    return jnp.max(jnp.stack(distances))
-
-
 def multipliers(network: Network, problem: Classification) -> Float[Array, " n"]:
     """The share of each data point in −∇ log L, |r_i| / Σ|r|, without under- or overflow."""
     q = jnp.abs(jax.grad(problem.log_loss)(network(problem.X)))
     return q / jnp.sum(q)
-
-
-def smoothed_margin(network: LinearTensorNetwork, problem: Classification) -> Float[Array, ""]:
-    """−log L / ‖Θ‖^L, which never decreases once L < 1 (Lyu & Li 2020)."""
-    size = jnp.sqrt(sum(jnp.sum(v**2) for v in network.weights))
-    return -problem.log_loss(network(problem.X)) / size**network.depth
 
 
 def soudry_residual(

@@ -16,10 +16,10 @@ from jaxtyping import Array, Float, Scalar
 from ._checks import require_precision
 from .flow import LAST_LOG_TIME, TIME, Solution, Status, Stop, integrate
 from .limit_direction import limit_direction
-from .networks import Network, with_weights
+from .networks import LinearTensorNetwork, with_weights
 from .problems import Classification, Problem
 
-NetworkT = TypeVar("NetworkT", bound=Network)
+NetworkT = TypeVar("NetworkT", bound=LinearTensorNetwork)
 
 
 def limit(

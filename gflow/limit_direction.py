@@ -31,7 +31,7 @@ def limit_direction(
     Directions converge like a power of −log L, so no finite loss gives the limit itself. `error` is the angle by
     which β turned over the last factor of ten in −log L; a lane where it exceeds `tolerance` is `not_certified`.
     The record's `log_loss` says where the direction was read. For its certificates see
-    `gflow.finite_loss.kkt_residual` and `gflow.finite_loss.singular_vector_residual`.
+    `gflow.predict.stationarity` and `gflow.predict.singular_vector_residual`.
 
     May be compiled and batched.
 

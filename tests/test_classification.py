@@ -45,7 +45,7 @@ def test_the_flow_reaches_log_loss_minus_1e10_at_the_maximum_l1_margin(far):
 
 
 def test_the_smoothed_margin_never_decreases_once_the_loss_is_below_one(far):
-    margins = jax.vmap(lambda network: finite_loss.smoothed_margin(network, PAPER))(far.networks)
+    margins = jax.vmap(lambda network: gflow.invariants.smoothed_margin(network, PAPER))(far.networks)
     margins = margins[far.log_losses < 0]
     assert jnp.all(jnp.diff(margins) >= -1e-7 * margins[1:])
 
@@ -53,7 +53,7 @@ def test_the_smoothed_margin_never_decreases_once_the_loss_is_below_one(far):
 def test_singular_vector_residual_falls_along_the_flow(far):
     rows = [int(jnp.argmax(-far.log_losses >= s)) for s in (1e1, 1e3, 1e6, 1e9)]
     networks = jax.tree.map(lambda v: v[jnp.array(rows)], far.networks)
-    residuals = jax.vmap(lambda network: finite_loss.singular_vector_residual(network, PAPER))(networks)
+    residuals = jax.vmap(lambda network: gflow.predict.singular_vector_residual(network, PAPER))(networks)
     assert jnp.all(jnp.diff(residuals) < 0)
 
 

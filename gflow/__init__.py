@@ -1,3 +1,4 @@
+from . import potential as potential
 from . import predict as predict
 from .networks import Convolutional as Convolutional
 from .networks import Diagonal as Diagonal

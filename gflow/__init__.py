@@ -1,5 +1,12 @@
+from . import initial as initial
 from . import potential as potential
 from . import predict as predict
+from .descent import Descent as Descent
+from .descent import descend as descend
+from .flow import Solution as Solution
+from .flow import Status as Status
+from .flow import flow as flow
+from .limit import limit as limit
 from .networks import Convolutional as Convolutional
 from .networks import Diagonal as Diagonal
 from .networks import FullyConnected as FullyConnected

@@ -19,8 +19,7 @@ def as_float(weights: Any) -> tuple[Array, ...]:
     """A sequence of weights as a tuple of floating-point arrays."""
     if isinstance(weights, (jax.Array, np.ndarray)) or not isinstance(weights, Iterable):
         raise ValueError(
-            f"weights must be a tuple of arrays, one a layer; got {type(weights).__name__}. "
-            "For one layer write (v,)."
+            f"weights must be a tuple of arrays, one a layer; got {type(weights).__name__}. For one layer write (v,)."
         )
     weights = tuple(map(to_float, weights))
     if not weights:
@@ -47,11 +46,12 @@ def require_finite(name: str, x: Array) -> None:
         )
 
 
-def require_precision(name: str, tolerance: float, dtype: Any) -> None:
-    """Raises ValueError if arithmetic in `dtype` cannot deliver a relative `tolerance`."""
-    least = 50 * float(jnp.finfo(dtype).eps)
+def require_precision(name: str, tolerance: Any, dtype: Any, epsilons: float = 50) -> None:
+    """Raises ValueError if a concrete `tolerance` is below so many units of round-off of `dtype`."""
+    least = epsilons * float(jnp.finfo(dtype).eps)
     if is_concrete(tolerance) and float(tolerance) < least:
         raise ValueError(
-            f"{name}={float(tolerance):.1e} asks for more than {jnp.dtype(dtype).name} can deliver (about {least:.0e}). "
-            f"Type jax.config.update('jax_enable_x64', True) before making any array, or pass {name}={least:.0e} or more."
+            f"{name}={float(tolerance):.1e} asks for more than {jnp.dtype(dtype).name} can deliver, "
+            f"about {least:.0e}. Type jax.config.update('jax_enable_x64', True) before making any array, "
+            f"or pass {name}={least:.0e} or more."
         )

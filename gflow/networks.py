@@ -141,9 +141,7 @@ class FullyConnected(Network):
 
     def __check_init__(self) -> None:
         *matrices, last = self.weights
-        chained = all(
-            W.ndim == 2 and W.shape[1] == V.shape[0] for W, V in zip(matrices, self.weights[1:])
-        )
+        chained = all(W.ndim == 2 and W.shape[1] == V.shape[0] for W, V in zip(matrices, self.weights[1:], strict=True))
         if last.ndim != 1 or not chained:
             raise ValueError(
                 "FullyConnected needs matrices of shapes (d_l, d_{l+1}) that chain and a last vector; "

@@ -1,6 +1,6 @@
 """Data and loss.
 
-Imports nothing of gflow but its checks.
+Imports networks.
 """
 
 import abc
@@ -14,6 +14,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Scalar
 
 from ._checks import is_concrete, require_finite, to_float
+from .networks import Network, with_weights
 
 
 class Problem(eqx.Module):
@@ -110,6 +111,17 @@ class Classification(Problem):
 
     def residual(self, outputs: Float[Array, " n"]) -> Float[Array, " n"]:
         return jnp.exp(self.log_loss(outputs)) * jax.grad(self.log_loss)(outputs)
+
+
+def log_loss(weights: tuple[Array, ...], network: Network, problem: Problem) -> Scalar:
+    """log L(Θ) as a function of the weights Θ."""
+    return problem.log_loss(with_weights(network, weights)(problem.X))
+
+
+def loss_gradient(weights: tuple[Array, ...], network: Network, problem: Problem) -> tuple[Array, ...]:
+    """∇L(Θ) = Σ r_i ∇f(x_i; Θ) as a function of the weights Θ."""
+    outputs, pull_back = jax.vjp(lambda v: with_weights(network, v)(problem.X), weights)
+    return pull_back(problem.residual(outputs))[0]
 
 
 def _check_data(X: Array, y: Array) -> None:

@@ -1,0 +1,101 @@
+"""Where the flow ends as t → ∞.
+
+Imports networks, problems, flow.
+"""
+
+import dataclasses
+from typing import TypeVar
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import lineax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Scalar
+
+from ._checks import require_precision
+from .flow import LAST_LOG_TIME, TIME, Solution, Status, integrate
+from .networks import Network, with_weights
+from .problems import Problem, Regression
+
+NetworkT = TypeVar("NetworkT", bound=Network)
+
+
+def limit(
+    network: NetworkT, problem: Problem, *, tolerance: float | Scalar = 1e-9, max_steps: int = 16384
+) -> Solution[NetworkT]:
+    """The limit point of gradient flow on a regression, from `network`, as t → ∞.
+
+    The weights are integrated until the residual is small; the rest of the way is the minimum-norm
+    correction Θ − Jᵀ(JJᵀ)^{−1} r, which is exact up to O(‖r‖²). So the slow and stiff end is never
+    integrated, and a saddle, where the flow is slow but the loss is not small, is never taken for the
+    end. The correction is made from two stopping points, and `error` is the distance of the two.
+
+    - `tolerance`: the relative error of the coefficients that is accepted. A lane whose estimate is
+      larger has the status `not_certified`. The steps are integrated to a thousandth of it.
+
+    May be compiled and batched. **Raises** ValueError for a `tolerance` that the dtype of the weights
+    cannot deliver, TypeError for a classification, whose weights have no limit.
+
+    ```python
+    end = gflow.limit(gflow.scale(network, 0.01), problem)
+    end.network.coefficients(), end.converged, end.error
+    ```
+    """
+    if not isinstance(problem, Regression):
+        raise TypeError(
+            f"limit needs a Regression; got {type(problem).__name__}, whose weights grow without bound. "
+            "Use gflow.flow(network, problem, log_loss=-1e6) and look at the direction of its end."
+        )
+    require_precision("tolerance", tolerance, jnp.result_type(*network.weights), epsilons=50_000)
+    fractions = 0.3 * jnp.sqrt(tolerance) * jnp.array([1.0, _SECOND_STOP])  # of the residual, to stop at
+    start_loss = problem.log_loss(network(problem.X))
+    no_network_loss = problem.log_loss(jnp.zeros_like(problem.y))
+    scale = jnp.where(jnp.isfinite(no_network_loss), no_network_loss, start_loss)  # y = 0 sets no scale
+
+    def leg(stop: NetworkT, fraction: Scalar) -> tuple[NetworkT, tuple[Solution[NetworkT], NetworkT]]:
+        end_only = diffrax.SubSaveAt(t1=True)
+        target = scale + 2 * jnp.log(fraction)
+        run = integrate(stop, problem, TIME, LAST_LOG_TIME, target, 1e-3 * tolerance, max_steps, end_only)
+        return run.network, (run, minimum_norm_correction(run.network, problem))
+
+    _, (runs, ends) = jax.lax.scan(leg, network, fractions)
+    first, end = (jax.tree.map(lambda v, i=i: v[i], ends) for i in (0, 1))
+    run = jax.tree.map(lambda v: v[-1], runs)
+    # The correction's error is quadratic in the residual; to claim only the first power is the safe side.
+    error = _SECOND_STOP * _relative_distance(first.coefficients(), end.coefficients())
+    uncertified = run.converged & ~(error <= tolerance)
+    log_loss, log_time = problem.log_loss(end(problem.X)), jnp.full_like(run.log_loss, jnp.inf)
+    return dataclasses.replace(
+        run,
+        network=end,
+        log_loss=log_loss,
+        log_time=log_time,
+        status=Status.where(uncertified, Status.not_certified, run.status),
+        steps=jnp.sum(runs.steps),
+        rejected_steps=jnp.sum(runs.rejected_steps),
+        error=error,
+        networks=jax.tree.map(lambda v: v[None], end),
+        log_times=log_time[None],
+        log_losses=log_loss[None],
+    )
+
+
+_SECOND_STOP = 1e-2  # the second stopping point's residual, in units of the first's
+
+
+def minimum_norm_correction(network: NetworkT, problem: Problem) -> NetworkT:
+    """The weights Θ − Jᵀ(JJᵀ)^{−1} r, with J = ∂f/∂Θ and r the residual: the rest of the way to zero loss."""
+    weights, unravel = ravel_pytree(network.weights)
+
+    def outputs(flat: Float[Array, " D"]) -> Float[Array, " n"]:
+        return with_weights(network, unravel(flat))(problem.X)
+
+    jacobian = lineax.MatrixLinearOperator(jax.jacrev(outputs)(weights))
+    residual = problem.residual(outputs(weights))
+    step = lineax.linear_solve(jacobian, residual, lineax.QR(), throw=False).value
+    return with_weights(network, unravel(weights - step))
+
+
+def _relative_distance(a: Float[Array, " d"], b: Float[Array, " d"]) -> Scalar:
+    return jnp.linalg.norm(a - b) / jnp.linalg.norm(b)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array
 
 
@@ -33,7 +34,7 @@ def shapes(arrays: Iterable[Array]) -> str:
 
 def is_concrete(x: Any) -> bool:
     """Whether the values of `x` can be looked at now (not inside jit, vmap or grad)."""
-    return not isinstance(x, jax.core.Tracer)
+    return not isinstance(x, Tracer)
 
 
 def require_finite(name: str, x: Array) -> None:
@@ -55,3 +56,13 @@ def require_precision(name: str, tolerance: Any, dtype: Any, epsilons: float = 5
             f"about {least:.0e}. Type jax.config.update('jax_enable_x64', True) before making any array, "
             f"or pass {name}={least:.0e} or more."
         )
+
+
+def require_increasing(name: str, values: Array) -> None:
+    """Raises ValueError unless `values` is a vector that, where concrete, starts at 0 or later and increases."""
+    if values.ndim != 1 or values.size == 0:
+        raise ValueError(f"{name} must have shape (T,) with T ≥ 1; got {values.shape}. For one value pass [value].")
+    if is_concrete(values):
+        seen = np.asarray(values)
+        if seen[0] < 0 or not (np.diff(seen) > 0).all():
+            raise ValueError(f"{name} must be at least 0 and increase; got {seen}. Sort them and drop repeats.")

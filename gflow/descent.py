@@ -8,11 +8,10 @@ from typing import Generic, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from ._checks import is_concrete
+from ._checks import require_increasing
 from .networks import Network, with_weights
 from .problems import Problem, log_loss, loss_gradient
 
@@ -54,9 +53,12 @@ def descend(
 
     Yun et al. 2021, section 6.
     """
-    steps = _increasing(jnp.asarray(steps))
+    steps = jnp.asarray(steps)
+    require_increasing("steps", steps)
+    if not jnp.issubdtype(steps.dtype, jnp.integer):
+        raise ValueError(f"steps must be integers, numbers of iterations; got {steps.dtype}.")
 
-    def step(_: int, state: tuple) -> tuple:
+    def step(_: Int[Array, ""], state: tuple) -> tuple:
         weights, memory = state
         updates, memory = optimizer.update(loss_gradient(weights, network, problem), memory, weights)
         return optax.apply_updates(weights, updates), memory
@@ -70,14 +72,3 @@ def descend(
     networks = with_weights(network, saved)
     log_losses = jax.vmap(lambda weights: log_loss(weights, network, problem))(saved)
     return Descent(with_weights(network, weights), log_losses[-1], networks, log_losses, steps)
-
-
-def _increasing(steps: Int[Array, " T"]) -> Int[Array, " T"]:
-    if steps.ndim != 1 or steps.size == 0 or not jnp.issubdtype(steps.dtype, jnp.integer):
-        raise ValueError(
-            f"steps must be integers of shape (T,) with T ≥ 1; got shape {steps.shape} of {steps.dtype}. "
-            "To save the last iterate alone pass [number_of_steps]."
-        )
-    if is_concrete(steps) and not (np.asarray(steps[0]) >= 0 and (np.diff(steps) > 0).all()):
-        raise ValueError(f"steps must be at least 0 and increase; got {np.asarray(steps)}. Sort them and drop repeats.")
-    return steps

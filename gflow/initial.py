@@ -28,7 +28,7 @@ def random_directions(key: PRNGKeyArray, network: NetworkT) -> NetworkT:
     network = gflow.initial.random_directions(jax.random.key(0), gflow.Diagonal((jnp.zeros(5),) * 3))
     ```
     """
-    keys = jax.random.split(key, network.depth)
+    keys = jax.random.split(key, len(network.weights))
     return with_weights(
         network, tuple(jax.random.normal(k, v.shape, v.dtype) for k, v in zip(keys, network.weights, strict=True))
     )

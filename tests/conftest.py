@@ -1,3 +1,25 @@
 import jax
+import jax.numpy as jnp
+import pytest
 
 jax.config.update("jax_enable_x64", True)
+
+import gflow  # noqa: E402  (x64 first)
+
+
+@pytest.fixture(scope="session")
+def solve_limit():
+    """`gflow.limit`, compiled once for each architecture and shape."""
+    return jax.jit(gflow.limit)
+
+
+@pytest.fixture(scope="session")
+def one_point():
+    """The paper's regression: one data point in two dimensions."""
+    return gflow.Regression(X=jnp.array([[1.0, 2.0]]), y=jnp.array([1.0]))
+
+
+@pytest.fixture(scope="session")
+def two_points():
+    """The paper's classification: two separable points in two dimensions."""
+    return gflow.Classification(X=jnp.array([[1.0, 2.0], [0.0, -3.0]]), y=jnp.array([1.0, -1.0]))

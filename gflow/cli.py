@@ -1,0 +1,134 @@
+"""The command line.
+
+Imports everything, late: `gflow --help` answers at once.
+"""
+
+import csv
+import io
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@click.group()
+@click.version_option(package_name="gflow")
+def main() -> None:
+    """Gradient flow of linear networks, where it ends, and what theory predicts."""
+
+
+@main.command()
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("results"),
+    show_default=True,
+    help="Folder for the figures and tables; made if missing.",
+)
+def reproduce(out: Path) -> None:
+    """Run the experiments of Yun et al. 2021, section 6.
+
+    Each of 72 runs is done three ways, by gradient descent, by exact gradient flow and by the theory,
+    and the three are compared. Writes figure_1 and figure_2 (PNG and PDF) and runs (CSV and JSON); takes
+    a minute or two. Ends with status 1 if the three disagree.
+    """
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    from tqdm import tqdm
+
+    from . import plot
+    from . import reproduce as section_6
+
+    _writable(out)
+    batches = [(task, name) for task in section_6.tasks() for name in section_6.NETWORKS]
+    runs = []
+    with tqdm(batches, unit="batch of 12 runs") as progress:
+        for task, name in progress:
+            progress.set_description(f"{task.name}, {name}")
+            runs += section_6.experiment(task, name)
+    rows = [run.row() for run in runs]
+    figures = {
+        "figure_1": plot.section_6_figure(runs, [("regression", 0.01), ("regression", 1.0)], columns=2),
+        "figure_2": plot.section_6_figure(
+            runs, [("regression", 0.5), *(("classification", alpha) for alpha in section_6.SCALES)], columns=2
+        ),
+    }
+    for name, figure in figures.items():
+        for kind in ("png", "pdf"):
+            write(out / f"{name}.{kind}", _image(figure, kind))
+    write(out / "runs.csv", _csv(rows))
+    write(out / "runs.json", json.dumps(rows, indent=1).encode())
+    click.echo(_table(rows))
+    click.echo(f"Figures and tables are in {out}{os.sep}")
+    click.echo(section_6.verdict(runs))
+    sys.exit(0 if all(run.agrees for run in runs) else 1)
+
+
+def _writable(out: Path) -> None:
+    """Makes the folder now, so that a wrong path is reported before the work and not after it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        raise click.ClickException(
+            f"Cannot write to {out}: {error.strerror}. Pass another folder with --out."
+        ) from error
+
+
+def write(path: Path, content: bytes) -> None:
+    """Writes a file under a temporary name beside `path`, then renames it: no reader sees half a file."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _image(figure: "Figure", kind: str) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, dpi=200)
+    return buffer.getvalue()
+
+
+def _csv(rows: list[dict[str, Any]]) -> bytes:
+    buffer = io.StringIO()
+    table = csv.DictWriter(buffer, fieldnames=list(rows[0]))
+    table.writeheader()
+    table.writerows(rows)
+    return buffer.getvalue().encode()
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    """The runs as lines of at most 120 characters."""
+
+    def pair(row: dict[str, Any], name: str) -> str:
+        return f"{row[f'{name}_1']:10.4g} {row[f'{name}_2']:10.4g}"
+
+    head = (
+        f"{'network':15} {'α':>4} {'z':>1} {'descent ends at':>21} {'flow ends at':>21} "
+        f"{'flow err':>8} {'desc err':>8} {'apart':>8} {'log-loss':>8}  flow"
+    )
+    lines = []
+    for task, error in (
+        ("regression", "relative distance to the predicted point"),
+        ("classification", "angle to the predicted direction"),
+    ):
+        lines += ["", f"{task.capitalize()} (err: {error}; apart: descent and flow at equal time)", head]
+        lines += [
+            f"{row['network']:15} {row['alpha']:4g} {row['direction']:1d} "
+            f"{pair(row, 'descent_end')} {pair(row, 'flow_end')} "
+            f"{row['flow_error']:8.1e} {row['descent_error']:8.1e} {row['descent_to_flow']:8.1e} "
+            f"{row['descent_log_loss']:8.2f}  {row['flow_status'].split(':')[0]}"
+            for row in rows
+            if row["task"] == task
+        ]
+    return "\n".join([*lines, ""])

@@ -1,0 +1,97 @@
+"""Figures: records in, Axes out. matplotlib is imported when the first figure is drawn.
+
+Imports the records of reproduce.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .reproduce import Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+# Okabe and Ito's colours, which colour-blind readers tell apart; markers and lightness serve readers in grey.
+STYLES = {
+    "fully-connected": {"color": "#0072B2", "marker": "s"},
+    "diagonal": {"color": "#D55E00", "marker": "o"},
+    "convolutional": {"color": "#5FC9A8", "marker": "^"},
+}
+FONT: dict = {"font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "legend.fontsize": 8, "pdf.fonttype": 42}
+
+
+def section_6_figure(runs: list[Run], panels: list[tuple[str, float]], columns: int) -> "Figure":
+    """One panel for each (task, α), `columns` side by side, with a common legend.
+
+    Yun et al. 2021, figure 1: the regression at α = 0.01 and 1. Figure 2: the regression at α = 0.5, and
+    the classification at α = 0.01, 0.5 and 1.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(FONT):
+        rows = -(-len(panels) // columns)
+        figure = Figure(figsize=(3.3 * columns, 3.3 * rows + 0.6), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        for ax, (task, alpha) in zip(axes, panels, strict=True):
+            draw(ax, [run for run in runs if run.task == task and run.alpha == alpha])
+            ax.set_title(f"{task.capitalize()}, initial scale α = {alpha:g}")
+        figure.legend(handles=_legend({task for task, _ in panels}), loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def draw(ax: "Axes", runs: list[Run]) -> "Axes":
+    """The paths of β(Θ(t)) by descent (broad) and flow (thin), from their starts to the predictions."""
+    points = np.concatenate([path for run in runs for path in (run.descent_path, run.flow_path)])
+    low, high = points.min(axis=0), points.max(axis=0)
+    centre, reach = (low + high) / 2, 0.58 * np.max(high - low)
+    if runs[0].task == "regression":
+        x = centre[0] + np.array([-reach, reach])
+        ax.plot(x, (1 - x) / 2, **GLOBAL_MINIMA)
+    for run in runs:
+        style = STYLES[run.network]
+        ax.plot(*run.descent_path.T, color=style["color"], **DESCENT)
+        ax.plot(*run.flow_path.T, **FLOW)
+    for run in runs:
+        style = STYLES[run.network]
+        if run.task == "regression":
+            ax.plot(*run.prediction, marker=style["marker"], mec=style["color"], **LIMIT)
+        else:
+            far = 10 * reach * run.prediction / np.linalg.norm(run.prediction)
+            ax.plot([0, far[0]], [0, far[1]], color=style["color"], **DIRECTION)
+            ax.plot(*run.descent_end, marker=style["marker"], color=style["color"], ms=5, zorder=6)
+    ax.plot(*np.array([run.start for run in runs]).T, **START)
+    ax.set(xlim=(centre[0] - reach, centre[0] + reach), ylim=(centre[1] - reach, centre[1] + reach))
+    ax.set(xlabel="β₁", ylabel="β₂", aspect="equal")
+    return ax
+
+
+DESCENT: dict = {"lw": 3.2, "alpha": 0.55}
+FLOW: dict = {"color": "black", "lw": 0.7}
+START: dict = {"marker": "o", "color": "black", "ms": 3.5, "ls": "none", "zorder": 7}
+LIMIT: dict = {"mfc": "white", "mew": 1.2, "ms": 5.5, "ls": "none", "zorder": 6}
+DIRECTION: dict = {"ls": (0, (4, 3)), "lw": 1.1, "zorder": 1}
+GLOBAL_MINIMA: dict = {"color": "#F0E442", "lw": 6, "zorder": 0}
+
+
+def _legend(tasks: set[str]) -> list["Line2D"]:
+    from matplotlib.lines import Line2D
+
+    networks = [
+        Line2D([], [], **style, **DESCENT, ms=5, label=f"{network}, descent") for network, style in STYLES.items()
+    ]
+    common = [Line2D([], [], **FLOW, label="flow at equal times"), Line2D([], [], **START, label="start")]
+    regression = [
+        Line2D([], [], **GLOBAL_MINIMA, label="global minima, Xβ = y"),
+        Line2D([], [], marker="o", mec="black", **LIMIT, label="predicted limit"),
+    ]
+    classification = [Line2D([], [], color="black", **DIRECTION, label="predicted direction")]
+    return (
+        networks
+        + common
+        + (regression if "regression" in tasks else [])
+        + (classification if "classification" in tasks else [])
+    )

@@ -1,0 +1,54 @@
+"""Fully-connected networks and the linear model, regression: Theorem 7 of Yun et al. 2021.
+
+Imports networks, problems.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from ..networks import FullyConnected
+from ..problems import Regression
+from .norms import minimum_norm
+from .prediction import Hypothesis, Prediction
+
+
+def fully_connected_limit(network: FullyConnected, problem: Regression) -> Prediction:
+    """What the limit point of a fully-connected network tends to as α → 0: the minimum ℓ2 norm solution.
+
+    At α > 0 the flow ends at a distance from it that falls like a power of α. The hypotheses, layer by
+    layer W_lᵀW_l ⪰ W_{l+1}W_{l+1}ᵀ and at the end W_{L−1}ᵀW_{L−1} − w_L w_Lᵀ ⪰ λI with λ > 0, serve to show
+    that the loss converges to zero.
+
+    **Raises** ValueError if X has not full row rank.
+
+    Yun et al. 2021, Theorem 7. `network` is the initialisation, scale included.
+
+    ```python
+    gflow.predict.fully_connected_limit(gflow.scale(network, 1e-3), problem).coefficients
+    ```
+    """
+    found = minimum_norm(problem, 2)
+    return dataclasses.replace(found, theorem="Theorem 7, α → 0", hypotheses=balance_hypotheses(network))
+
+
+def balance_hypotheses(network: FullyConnected) -> tuple[Hypothesis, ...]:
+    """Theorem 7's conditions on the start, with the smallest eigenvalues found; λ comes last."""
+    *matrices, last = (np.asarray(W, np.float64) for W in network.weights)
+    grams = [(W.T @ W, V @ V.T) for W, V in zip(matrices, [*matrices[1:], last[:, None]], strict=True)]
+    smallest = [float(np.linalg.eigvalsh(a - b)[0]) for a, b in grams]
+    round_off = [1e-12 * float(np.trace(a) + np.trace(b)) for a, b in grams]
+    ordered = tuple(
+        Hypothesis(
+            f"W_{i + 1}ᵀW_{i + 1} − W_{i + 2}W_{i + 2}ᵀ is positive semidefinite", value >= -slack, value + slack
+        )
+        for i, (value, slack) in enumerate(zip(smallest[:-1], round_off[:-1], strict=True))
+    )
+    depth = len(network.weights)
+    strict = f"λ, the smallest eigenvalue of W_{depth - 1}ᵀW_{depth - 1} − w_{depth} w_{depth}ᵀ, is positive"
+    missing = matrices[0].shape[0] - last.size
+    return (
+        Hypothesis("the last hidden layer is as wide as an input, d_L = d", missing == 0, float(-abs(missing))),
+        *ordered,
+        Hypothesis(strict, smallest[-1] > round_off[-1], smallest[-1]),
+    )

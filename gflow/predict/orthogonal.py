@@ -1,0 +1,285 @@
+"""Orthogonally decomposable networks, regression: Theorem 5 and Corollaries 5, 6, 7 of Yun et al. 2021.
+
+Imports networks, problems, potential, decomposition.
+
+With the start's scale inside η_j = [U_lᵀv_l(0)]_j (l < L), and v_L(0) = 0, the limit is β = Sᵀρ where ρ solves
+
+    minimise Q(ρ) = Σ_j η_j² H_L(ρ_j / |η_j|^L)   subject to   Aρ = y,   A = X Sᵀ,
+    dual:    maximise yᵀν − Σ_j η_j² G_L(κ_j ζ_j),   ζ = Aᵀν,   κ_j = |η_j|^{L−2}.
+
+Both are solved here by cvxpy and then refined by Newton's method on the optimality conditions
+h_L^{−1}(ρ_j / |η_j|^L) = κ_j ζ_j, Aρ = y.
+"""
+
+import functools
+import math
+import warnings
+from collections.abc import Callable, Iterator
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from .. import potential
+from .._checks import require_precision
+from ..decomposition import Modes, real_modes
+from ..networks import Convolutional, Diagonal, MatrixProduct, Network
+from ..problems import Regression
+from .norms import data, minimum_norm, require_full_row_rank
+from .prediction import Hypothesis, Prediction
+
+Vector = Float[np.ndarray, " m"]
+Matrix = Float[np.ndarray, "n m"]
+
+ACCEPTED_GAP = 1e-8
+_ROUND_OFF = 1e-10  # relative; what the hypotheses that are equations may miss
+
+
+def orthogonal_limit(network: Network, problem: Regression) -> Prediction:
+    """The limit point of a real orthogonally decomposable network whose last layer starts at zero.
+
+    Theorem 5; Corollary 5 for diagonal networks, 6 for full-length convolutions with even data, 7 for
+    products of matrices with commuting symmetric sensors. `network` is the initialisation, scale
+    included: v_l = U_l η for l < L and v_L = 0.
+
+    **Raises** ValueError if a hypothesis fails, naming it, or if X has not full row rank; RuntimeError
+    if no answer is certified by a relative duality gap of 1e-8.
+
+    ```python
+    network = gflow.Diagonal((eta, eta, jnp.zeros_like(eta)))
+    gflow.predict.orthogonal_limit(gflow.scale(network, 0.1), problem).coefficients
+    ```
+    """
+    S, eta, A, y, hypotheses = _program(network, problem)
+    tried = []
+    for solver, rho in _candidates(A, y, eta, len(network.weights)):
+        rho, nu = refine(A, y, eta, len(network.weights), rho)
+        rho, residual, gap = certificate(A, y, eta, len(network.weights), rho, nu)
+        tried.append(f"{solver}: gap {gap:.1e}, residual {residual:.1e}")
+        if max(gap, residual) <= ACCEPTED_GAP:
+            return Prediction(S.T @ rho, _name(network), False, residual, gap, hypotheses)
+    raise RuntimeError(
+        f"No answer to the program of {_name(network)} could be certified to {ACCEPTED_GAP:.0e} ({'; '.join(tried)}). "
+        "Rescale X and y, or compare with gflow.limit."
+    )
+
+
+def small_scale_limit(network: Network, problem: Regression) -> Prediction:
+    """What Theorem 5 tends to as α → 0: the minimum of Σ_j |ρ_j| / |η_j|^{L−2} with X Sᵀρ = y.
+
+    For a product of matrices started at the identity it is the minimum nuclear norm (Corollary 7). For
+    L = 2 the limit is approached only like 1 / log(1/α). Errors as for `orthogonal_limit`.
+    """
+    return _weighted_norm(network, problem, 1, len(network.weights) - 2)
+
+
+def large_scale_limit(network: Network, problem: Regression) -> Prediction:
+    """What Theorem 5 tends to as α → ∞: the minimum of Σ_j ρ_j² / |η_j|^{2L−2} with X Sᵀρ = y.
+
+    For a product of matrices started at the identity it is the minimum Frobenius norm (Corollary 7).
+    Errors as for `orthogonal_limit`.
+    """
+    return _weighted_norm(network, problem, 2, len(network.weights) - 1)
+
+
+def _weighted_norm(network: Network, problem: Regression, p: int, power: int) -> Prediction:
+    S, eta, _, _, hypotheses = _program(network, problem)
+    weight = (np.abs(eta) / np.abs(eta).max()) ** power
+    found = minimum_norm(problem, p, weight[:, None] * S)  # ρ = weight ⊙ z with the smallest ‖z‖_p
+    limit = "α → 0" if p == 1 else "α → ∞"
+    return Prediction(found.coefficients, f"{_name(network)}, {limit}", False, found.residual, found.gap, hypotheses)
+
+
+def _name(network: Network) -> str:
+    corollaries = {Diagonal: "Corollary 5", Convolutional: "Corollary 6", MatrixProduct: "Corollary 7"}
+    return corollaries.get(type(network), "Theorem 5")
+
+
+def _program(network: Network, problem: Regression) -> tuple[Matrix, Vector, Matrix, Vector, tuple[Hypothesis, ...]]:
+    """S, η, A = X Sᵀ, y and the hypotheses, all of which hold."""
+    if len(network.weights) < 2:
+        raise ValueError("Theorem 5 needs at least two layers; for one ask gflow.predict.linear_limit.")
+    found = real_modes(network, problem)
+    if found is None:
+        raise ValueError(
+            "Theorem 5 is for networks with a real orthogonal decomposition (Assumption 1); this "
+            f"{type(network).__name__} has none. Use gflow.limit, or ask gflow.predict.limit which theorem serves it."
+        )
+    X, y = data(problem)
+    require_full_row_rank(X)
+    require_precision("ACCEPTED_GAP", 1e-12, found.eta[0].dtype)
+    hypotheses = initial_hypotheses(found)
+    failing = [str(h) for h in hypotheses if not h.holds]
+    if failing:
+        raise ValueError(f"{_name(network)} does not apply: {'; '.join(failing)}.")
+    S = np.asarray(found.S)
+    return S, np.asarray(found.eta[0]), X @ S.T, y, hypotheses
+
+
+def initial_hypotheses(found: Modes) -> tuple[Hypothesis, ...]:
+    """Theorem 5's: the decomposition is exact, v_l = U_l η for l < L, all |η_j| > 0, and v_L = 0."""
+    first, *others, last = (np.asarray(e) for e in found.eta)
+    size = max(float(np.abs(first).max()), np.finfo(float).tiny)
+    unequal = max((float(np.abs(e - first).max()) / size for e in others), default=0.0)
+    equations = {
+        **{statement: float(error) for statement, error in found.errors.items()},
+        "layers 1 … L−1 start equal in the decomposition: U_lᵀv_l = η": unequal,
+        "the last layer starts at zero": float(np.abs(last).max()) / size,
+    }
+    smallest = float(np.abs(first).min()) / size
+    return (
+        *(Hypothesis(s, e <= _ROUND_OFF, _ROUND_OFF - e) for s, e in equations.items()),
+        Hypothesis("min_j |η_j| / max_j |η_j| is positive", smallest > _ROUND_OFF, smallest),
+    )
+
+
+# The programs. Each gives a ρ near the minimiser.
+
+
+def _candidates(A: Matrix, y: Vector, eta: Vector, L: int) -> Iterator[tuple[str, Vector]]:
+    import cvxpy as cp
+
+    if not y.any():
+        yield "closed form", np.zeros(y.size)
+        return
+    program = conic_dual if L == 2 else functools.partial(reweighted_least_squares, L=L)
+    for solver in (cp.CLARABEL, cp.SCS):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of inaccuracy: the certificate measures it
+            try:
+                rho = program(A, y, eta, solver=solver)
+            except (cp.SolverError, ValueError):
+                continue
+        yield solver, rho
+
+
+def conic_dual(A: Matrix, y: Vector, eta: Vector, solver: str = "CLARABEL") -> Vector:
+    """ρ by the dual program for L = 2, minimise Σ_j η_j² (cosh 2ζ_j − 1)/4 − yᵀν, as second-order cones.
+
+    cosh z − 1 = E_0 with E_{k−1} = 4E_k + 2E_k² (the doubling formula) from E_K = cosh(z/2^K) − 1, which
+    four terms of its series give to round-off as |z|/2^K ≤ 1/4. Every E_k is taken in units of its own size.
+    So accuracy is lost neither at small z, where exponential cones see 1 + z + … and lose z² (they are wrong
+    by 1e-2 at α = 10), nor at large z.
+    """
+    import cvxpy as cp
+
+    least_squares = eta**2 * (A.T @ np.linalg.solve((A * eta**2) @ A.T, y))  # ρ as α → ∞
+    z_max = max(float(np.arcsinh(2 * np.abs(least_squares) / eta**2).max()), np.finfo(float).tiny)
+    doublings = max(0, math.ceil(math.log2(4 * z_max)))
+    unit = z_max / 2**doublings  # z/2^K = unit · σ
+    nu, sigma, square = cp.Variable(y.size), cp.Variable(eta.size), cp.Variable(eta.size)
+    terms = [square**k * (unit ** (2 * k - 2) / math.factorial(2 * k)) for k in (1, 2, 3, 4)]
+    constraints = [sigma == A.T @ nu, square >= cp.square(sigma)]
+    excess = sum(terms)  # E_K / unit²
+    for _ in range(doublings):
+        E = cp.Variable(eta.size)
+        constraints.append(excess <= E)
+        excess = E + unit**2 / 2 * cp.square(E)
+        unit = 2 * unit
+    size = np.abs(least_squares).max()
+    cost = cp.sum(cp.multiply(eta**2 * z_max / (2 * size), excess)) - (y / size) @ nu
+    options = {"tol_gap_abs": 1e-10, "tol_gap_rel": 1e-10, "tol_feas": 1e-10} if solver == "CLARABEL" else {}
+    cp.Problem(cp.Minimize(cost), constraints).solve(solver=solver, **options)
+    return eta**2 * np.sinh(z_max * (A.T @ _found(nu.value))) / 2
+
+
+def reweighted_least_squares(A: Matrix, y: Vector, eta: Vector, L: int, *, solver: str = "CLARABEL") -> Vector:
+    """ρ for any L by a sequence of quadratic programs, each a majorant of Q that touches it at the last ρ.
+
+    H_L(√·) is concave, so H_L(τ) ≤ H_L(τ_k) + (τ² − τ_k²) h_L^{−1}(τ_k) / (2τ_k): every step lowers Q.
+    """
+    import cvxpy as cp
+
+    spread = cp.Parameter(eta.size, nonneg=True)
+    z = cp.Variable(eta.size)
+    size = np.abs(y).max()
+    fit = cp.multiply(spread, z) @ A.T == y / size  # ρ = spread ⊙ z, in units of size
+    program = cp.Problem(cp.Minimize(cp.sum_squares(z)), [fit])
+    curvature = np.abs(eta) ** (2 - 2 * L)  # of Q at ρ = 0
+    rho = np.zeros(eta.size)
+    for _ in range(_MAJORANTS):
+        spread.value = 1 / np.sqrt(curvature)
+        spread.value = spread.value / spread.value.max()
+        program.solve(solver=solver)
+        previous, rho = rho, spread.value * _found(z.value) * size
+        tau = rho / np.abs(eta) ** L
+        slope = np.where(tau == 0, 1.0, _evaluate(potential.h_inverse, tau, L) / np.where(tau == 0, 1.0, tau))
+        curvature = slope * np.abs(eta) ** (2 - 2 * L)
+        if np.abs(rho - previous).max() <= 1e-4 * np.abs(rho).max():
+            break
+    return rho
+
+
+_MAJORANTS = 100
+
+
+def _found(value: Vector | None) -> Vector:
+    if value is None:
+        raise ValueError("the solver returned no point")
+    return value
+
+
+# The refinement and the certificate, on the program's own optimality conditions.
+
+
+def refine(A: Matrix, y: Vector, eta: Vector, L: int, rho: Vector) -> tuple[Vector, Vector]:
+    """ρ and ν by Newton's method on h_L^{−1}(ρ_j / |η_j|^L) = κ_j ζ_j and Aρ = y, from a ρ nearby.
+
+    The unknowns are ν and the angles x_j with ρ_j = |η_j|^L sinh x_j cosh^{L−1} x_j. In them a coordinate
+    is accurate both near zero and, for L ≥ 3, where κζ is too close to the blow-up time c_L for its ρ to
+    be read from ν.
+    """
+    kappa, c = np.abs(eta) ** (L - 2), np.abs(eta) ** L
+    x, nu = _angle(rho / c, L), np.zeros(y.size)
+    for _ in range(_NEWTON_STEPS):
+        p, q = np.cosh(x), np.sinh(x)
+        late = _evaluate(potential.s, q, L) - kappa * (A.T @ nu)
+        slope = c * _slope(p, q, L)
+        nu_step = _solve(A, slope * kappa, y - A @ (c * q * p ** (L - 1)) + A @ (slope * late))
+        x_step = (kappa * (A.T @ nu_step) - late) * p ** (L - 2)
+        x = x + x_step * min(1.0, 1.0 / max(float(np.abs(x_step).max()), 1e-300))
+        nu = nu + nu_step
+        if np.abs(x_step).max() <= 1e-15 * np.abs(x).max():
+            break
+    return c * np.sinh(x) * np.cosh(x) ** (L - 1), nu
+
+
+def _evaluate(function: Callable[..., Array], argument: Vector, L: int) -> Vector:
+    return np.asarray(function(jnp.asarray(argument), L))
+
+
+def _slope(p: Vector, q: Vector, L: int) -> Vector:
+    """h_L′ = p^{2L−4} (p² + (L−1) q²)."""
+    return p ** (2 * L - 4) * (p**2 + (L - 1) * q**2)
+
+
+def _solve(A: Matrix, D: Vector, right: Vector) -> Vector:
+    """The solution of A diag(D) Aᵀ z = right."""
+    _, R = np.linalg.qr(np.sqrt(D)[:, None] * A.T)
+    return np.linalg.solve(R, np.linalg.solve(R.T, right))
+
+
+def _angle(tau: Vector, L: int) -> Vector:
+    """x with sinh x cosh^{L−1} x = τ, to the accuracy that a start needs."""
+    last = potential.blow_up(L) * (1 - 1e-15)
+    return np.arcsinh(_evaluate(potential.q_of, np.clip(_evaluate(potential.h_inverse, tau, L), -last, last), L))
+
+
+_NEWTON_STEPS = 50
+
+
+def certificate(A: Matrix, y: Vector, eta: Vector, L: int, rho: Vector, nu: Vector) -> tuple[Vector, float, float]:
+    """A feasible point next to ρ, its KKT residual, and its relative duality gap (Q − dual) / Q with ν."""
+    if not y.any():
+        return np.zeros(eta.size), 0.0, 0.0
+    x = _angle(rho / np.abs(eta) ** L, L)
+    spread = np.abs(eta) ** (2 * L - 2) * _slope(np.cosh(x), np.sinh(x), L)  # so that small ρ_j move little
+    rho = rho + spread * (A.T @ _solve(A, spread, y - A @ rho))
+    times, clock = _evaluate(potential.h_inverse, rho / np.abs(eta) ** L, L), np.abs(eta) ** (L - 2) * (A.T @ nu)
+    primal = float(eta**2 @ _evaluate(potential.H, rho / np.abs(eta) ** L, L))
+    dual = float(y @ nu - eta**2 @ _evaluate(potential.G, clock, L))
+    infeasible = np.abs(A @ rho - y).max() / np.abs(y).max()
+    not_stationary = np.abs(times - clock).max() / np.abs(clock).max()
+    residual = float(max(infeasible, not_stationary))
+    gap = (primal - dual) / primal
+    return rho, residual if np.isfinite(residual) else math.inf, gap if np.isfinite(gap) else math.inf

@@ -1,0 +1,154 @@
+"""Two layers, one data point: where the flow ends, in closed form (Yun et al. 2021, Theorems 3 and 6).
+
+Imports networks, problems.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from scipy.optimize import root_scalar
+
+from ..networks import LinearTensorNetwork, with_weights
+from ..problems import Classification, Problem, Regression
+from .prediction import Hypothesis, Prediction
+
+
+def two_layer_limit(network: LinearTensorNetwork, problem: Regression) -> Prediction:
+    """The limit point of a two-layer network, of any architecture, on one data point.
+
+    With M(x) = U_1 diag(s) U_2ᵀ, a = U_1ᵀv_1 and b = U_2ᵀv_2 at the start, the flow turns each pair
+    (a_j, b_j) by the hyperbolic angle s_j ν, and stops where the output g(ν) is y:
+
+        g(ν) = Σ_j s_j [½(a_j² + b_j²) sinh(2 s_j ν) + a_j b_j cosh(2 s_j ν)].
+
+    The theorem assumes a_j² − b_j² ≥ λ > 0. Where this fails the formula still holds as long as g,
+    which always increases, reaches y (the paper's Remark 1); `hypotheses` says which of the two holds.
+
+    **Raises** ValueError if the network has not two layers, the problem not one data point, or if g
+    never reaches y: then the flow does not fit the data.
+
+    Yun et al. 2021, Theorem 6. `network` is the initialisation, scale included.
+
+    ```python
+    gflow.predict.two_layer_limit(gflow.scale(network, 0.01), problem).coefficients
+    ```
+    """
+    x, y, U_1, s, U_2, a, b = _singular_basis(network, problem, "Theorem 6")
+    v_1, v_2 = (np.asarray(v, np.float64).ravel() for v in network.weights)
+    nu = _root(s, a, b, y)
+    # a cosh(s ν) + b sinh(s ν), and the same with a and b exchanged, without cancellation:
+    growing, falling = (a + b) / 2 * np.exp(s * nu), (a - b) / 2 * np.exp(-s * nu)
+    ends = (
+        U_1 @ (growing + falling) + (v_1 - U_1 @ a),
+        U_2 @ (growing - falling) + (v_2 - U_2 @ b),
+    )
+    beta = _coefficients(network, ends)
+    size = max(abs(y), float(jnp.abs(network(problem.X)[0])), np.finfo(float).tiny)
+    return Prediction(
+        coefficients=beta,
+        theorem="Theorem 6",
+        is_direction=False,
+        residual=abs(float(x @ beta) - y) / size,
+        hypotheses=(_dominance(s, a, b), _reach(a, b, y)),
+    )
+
+
+def two_layer_direction(network: LinearTensorNetwork, problem: Classification) -> Prediction:
+    """The limit direction of a two-layer network, of any architecture, on one data point.
+
+    ρ minimises ‖ρ‖_1 subject to y sᵀρ ≥ 1, so only the largest singular value of M(x) survives. Where it
+    is multiple, the minimiser is not unique and the start decides: η_1 ± η_2 grow like e^{±s_j ν}, so
+    v_1 → U_1 (a ± b) and v_2 → ± U_2 (a ± b) on the largest singular value, with ± = y.
+
+    The theorem assumes a_j² − b_j² ≥ λ > 0; as in `two_layer_limit` it holds without, as long as some
+    a_j ± b_j is not zero. `residual` is that of the singular-vector equations.
+
+    **Raises** ValueError if the network has not two layers, the problem not one data point, or if the
+    loss does not converge to zero from this start.
+
+    Yun et al. 2021, Theorem 3; Corollary 4 for convolutions with filters of length 1 and 2.
+
+    ```python
+    gflow.predict.two_layer_direction(network, problem).coefficients
+    ```
+    """
+    x, y, U_1, s, U_2, a, b = _singular_basis(network, problem, "Theorem 3")
+    reach = _reach(a, b, y)
+    if not reach.holds:
+        raise ValueError(f"The flow from this start never separates the data: {reach.statement} is {reach.value:.3g}.")
+    growing = a + y * b
+    alive = np.abs(growing) > 0
+    top = alive & (s >= s[alive].max() * (1 - _TIE))
+    unit = np.where(top, growing, 0.0) / np.linalg.norm(growing[top])
+    v_1, v_2 = U_1 @ unit, y * (U_2 @ unit)
+    beta = _coefficients(network, (v_1, v_2))
+    M = y * (U_1 * s) @ U_2.T
+    errors = (np.linalg.norm(M @ v_2 - s[top][0] * v_1), np.linalg.norm(M.T @ v_1 - s[top][0] * v_2))
+    return Prediction(
+        coefficients=beta / (y * (x @ beta)),
+        theorem="Theorem 3",
+        is_direction=True,
+        residual=float(max(errors) / s[top][0]),
+        hypotheses=(_dominance(s, a, b), reach),
+    )
+
+
+_TIE = 1e-9  # relative difference below which singular values count as equal
+
+
+def _singular_basis(network: LinearTensorNetwork, problem: Problem, theorem: str) -> tuple:
+    """x, y, the compact SVD U_1, s, U_2 of M(x), and the modes a = U_1ᵀv_1, b = U_2ᵀv_2 of the start."""
+    if len(network.weights) != 2 or problem.y.shape != (1,):
+        raise ValueError(
+            f"{theorem} is for two layers and one data point; got {len(network.weights)} layers and {problem.y.size} "
+            "data points. Ask gflow.predict.limit which theorem serves this problem."
+        )
+    x, y = np.asarray(problem.X[0], np.float64), float(problem.y[0])
+    v_1, v_2 = (np.asarray(v, np.float64).ravel() for v in network.weights)
+    U_1, s, U_2 = np.linalg.svd(np.asarray(network.data_tensor(problem.X[0]), np.float64), full_matrices=False)
+    positive = s > s.max() * s.size * np.finfo(s.dtype).eps
+    U_1, s, U_2 = U_1[:, positive], s[positive], U_2[positive].T
+    return x, y, U_1, s, U_2, U_1.T @ v_1, U_2.T @ v_2
+
+
+def _coefficients(network: LinearTensorNetwork, vectors: tuple[np.ndarray, ...]) -> np.ndarray:
+    shaped = (jnp.asarray(e.reshape(v.shape), v.dtype) for e, v in zip(vectors, network.weights, strict=True))
+    return np.asarray(with_weights(network, tuple(shaped)).coefficients(), np.float64)
+
+
+def _root(s: np.ndarray, a: np.ndarray, b: np.ndarray, y: float) -> float:
+    """The ν with g(ν) = y."""
+    reach = _reach(a, b, y)
+    if not reach.holds:
+        raise ValueError(
+            f"The flow from this start never reaches y = {y}: {reach.statement} is {reach.value:.3g}. "
+            "Change the initial directions, for instance to ones where no two layers are equal or opposite."
+        )
+
+    def excess(nu: float) -> float:
+        up, down = np.minimum(2 * s * nu, 600.0), np.minimum(-2 * s * nu, 600.0)
+        return float(np.sum(s * ((a + b) ** 2 * np.exp(up) - (a - b) ** 2 * np.exp(down))) / 4 - y)
+
+    far = 1 / s.max()
+    while excess(far) < 0:
+        far *= 2
+    near = -1 / s.max()
+    while excess(near) > 0:
+        near *= 2
+    return root_scalar(excess, bracket=(near, far), xtol=1e-300, rtol=4 * np.finfo(float).eps, maxiter=500).root
+
+
+def _reach(a: np.ndarray, b: np.ndarray, y: float) -> Hypothesis:
+    up, down = float(np.max(np.abs(a + b))), float(np.max(np.abs(a - b)))
+    value = min([up] if y > 0 else [down] if y < 0 else [up, down])
+    return Hypothesis("g reaches y: max |a_j + b_j| (for y > 0) or max |a_j − b_j| (for y < 0)", value > 0, value)
+
+
+def _dominance(s: np.ndarray, a: np.ndarray, b: np.ndarray) -> Hypothesis:
+    """λ = min_j (a_j² − b_j²) in the best singular basis.
+
+    Within a group of equal singular values the basis is free, and some choice makes all differences of
+    the group equal (Schur and Horn): so a group counts with its mean.
+    """
+    groups = np.split(np.arange(s.size), np.flatnonzero(-np.diff(s) > _TIE * s[0]) + 1)
+    value = min(float(np.mean(a[g] ** 2 - b[g] ** 2)) for g in groups)
+    return Hypothesis("λ = min_j (a_j² − b_j²) is positive", value > 0, value)

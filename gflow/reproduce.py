@@ -1,0 +1,185 @@
+"""The experiments of Yun et al. 2021, section 6: gradient descent, gradient flow and theory side by side.
+
+Imports everything above it but the plots.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Float
+
+from . import initial, predict
+from .compare import angle, compare
+from .descent import Descent, descend
+from .flow import Solution, flow
+from .limit import limit
+from .networks import Network, scale
+from .problems import Classification, Problem, Regression
+
+SCALES = (0.01, 0.5, 1.0)
+NETWORKS = {
+    "fully-connected": initial.fully_connected,
+    "diagonal": initial.diagonal,
+    "convolutional": initial.convolutional,
+}
+FAR_LOG_LOSS = -1e6  # where the direction of a classification flow is read
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A problem of section 6 and the gradient descent that the paper runs on it."""
+
+    name: str
+    problem: Problem
+    step_size: float
+    saved_steps: np.ndarray
+
+
+def tasks() -> tuple[Task, Task]:
+    """The regression and the classification of section 6."""
+    regression = Regression(X=[[1.0, 2.0]], y=[1.0])
+    classification = Classification(X=[[1.0, 2.0], [0.0, -3.0]], y=[1.0, -1.0])
+    return (
+        Task("regression", regression, 1e-3, np.arange(0, 5001, 10)),
+        Task("classification", classification, 5e-4, np.unique(np.geomspace(1, 2_000_001, 400).astype(int)) - 1),
+    )
+
+
+def directions() -> Float[np.ndarray, "4 2"]:
+    """Four random directions z_j: the networks start at the coefficients α² z_j."""
+    return np.asarray(jax.random.normal(jax.random.key(25), (4, 2), float))
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One network, scale and direction, three ways.
+
+    `flow_end` is the limit for regression, and the coefficients at log-loss −10⁶ for classification.
+    `…_error` is the distance to the predicted point, relative to its norm, or the angle to the predicted
+    direction in radians; `descent_to_flow` is the same between descent and flow at equal time.
+    """
+
+    task: str
+    network: str
+    alpha: float
+    direction: int
+    start: Float[np.ndarray, "2"]
+    descent_end: Float[np.ndarray, "2"]
+    flow_end: Float[np.ndarray, "2"]
+    prediction: Float[np.ndarray, "2"]
+    theorem: str
+    prediction_residual: float
+    flow_error: float
+    descent_error: float
+    descent_to_flow: float
+    descent_log_loss: float
+    flow_log_loss: float
+    flow_status: str
+    descent_path: Float[np.ndarray, "T 2"]
+    flow_path: Float[np.ndarray, "T 2"]
+
+    @property
+    def agrees(self) -> bool:
+        """Whether theory, flow and descent agree in this run, to the accuracy that each can have."""
+        if not self.flow_status.startswith("converged"):
+            return False
+        if self.task == "regression":
+            return self.flow_error <= 1e-9 and self.descent_error <= 1e-2
+        return self.descent_to_flow <= 1e-3 and self.flow_error < self.descent_error
+
+    def row(self) -> dict[str, Any]:
+        """The run as a row of a table: no paths, vectors in two columns."""
+        row = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name.endswith("path"):
+                continue
+            if isinstance(value, np.ndarray):
+                row |= {f"{field.name}_{i + 1}": float(v) for i, v in enumerate(value)}
+            else:
+                row[field.name] = value
+        return row | {"agrees": self.agrees}
+
+
+def experiment(task: Task, name: str) -> list[Run]:
+    """All scales and directions of one network, in one batch."""
+    z = directions()
+    alphas, js = (grid.ravel() for grid in np.meshgrid(SCALES, np.arange(len(z)), indexing="ij"))
+    starts = jax.vmap(lambda alpha, z: scale(NETWORKS[name](z), alpha))(jnp.asarray(alphas), jnp.asarray(z[js]))
+    results = jax.device_get(_three_ways(starts, task))
+    return [
+        _run(task, name, float(alphas[i]), int(js[i]), *jax.tree.map(lambda v, i=i: v[i], (starts, *results)))
+        for i in range(len(alphas))
+    ]
+
+
+def _three_ways(starts: Network, task: Task) -> tuple[Descent, Solution, Solution]:
+    """Descent, the flow at the same times, and the flow's end, for a batch of starts."""
+    steps = jnp.asarray(task.saved_steps)
+    descent = jax.vmap(lambda start: descend(start, task.problem, optax.sgd(task.step_size), steps=steps))
+    path = jax.vmap(lambda start: flow(start, task.problem, times=task.step_size * steps))
+    if isinstance(task.problem, Regression):
+        end = jax.vmap(lambda start: limit(start, task.problem))
+    else:
+        end = jax.vmap(lambda start: flow(start, task.problem, log_loss=FAR_LOG_LOSS))
+    return jax.jit(lambda batch: (descent(batch), path(batch), end(batch)))(starts)
+
+
+def _run(
+    task: Task, name: str, alpha: float, direction: int, start: Network, descent: Descent, path: Solution, end: Solution
+) -> Run:
+    expected = predict.limit(start, task.problem)
+    reached, descended = compare(end, expected), compare(descent, expected)
+    descent_end, path_end = (np.asarray(result.network.coefficients()) for result in (descent, path))
+    if expected.is_direction:
+        flow_error, descent_error = reached.angle, descended.angle
+        descent_to_flow = angle(descent_end, path_end)
+    else:
+        flow_error, descent_error = reached.distance, descended.distance
+        descent_to_flow = float(np.linalg.norm(descent_end - path_end) / np.linalg.norm(path_end))
+    coefficients = jax.vmap(lambda network: network.coefficients())
+    return Run(
+        task=task.name,
+        network=name,
+        alpha=alpha,
+        direction=direction,
+        start=np.asarray(start.coefficients()),
+        descent_end=descent_end,
+        flow_end=np.asarray(end.network.coefficients()),
+        prediction=expected.coefficients,
+        theorem=expected.theorem,
+        prediction_residual=expected.residual,
+        flow_error=flow_error,
+        descent_error=descent_error,
+        descent_to_flow=descent_to_flow,
+        descent_log_loss=float(descent.log_loss),
+        flow_log_loss=float(end.log_loss),
+        flow_status=reached.status,
+        descent_path=np.asarray(coefficients(descent.networks)),
+        flow_path=np.asarray(coefficients(path.networks)),
+    )
+
+
+def verdict(runs: list[Run]) -> str:
+    """One sentence: whether theory, flow and descent agree, and how well."""
+    regression = [run for run in runs if run.task == "regression"]
+    classification = [run for run in runs if run.task == "classification"]
+    failed = [run for run in runs if not run.agrees]
+
+    def worst(runs: list[Run], figure: str) -> str:
+        return f"{max(getattr(run, figure) for run in runs):.0e}"
+
+    figures = (
+        f"in {len(regression)} regressions the flow's limit is within {worst(regression, 'flow_error')} of Theorem 6 "
+        f"and descent's end within {worst(regression, 'descent_error')}; in {len(classification)} classifications "
+        f"flow and descent at equal time are within {worst(classification, 'descent_to_flow')} rad, and the angle "
+        f"to the predicted direction falls from at most {worst(classification, 'descent_error')} to at most "
+        f"{worst(classification, 'flow_error')} rad as the flow goes on to a log-loss of {FAR_LOG_LOSS:.0e}."
+    )
+    if failed:
+        return f"Theory, flow and descent DISAGREE in {len(failed)} of {len(runs)} runs: {figures}"
+    return f"Theory, flow and descent agree in all {len(runs)} runs: {figures}"

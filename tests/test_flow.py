@@ -1,0 +1,137 @@
+"""The flow against closed forms, its invariants, and its manners in a batch."""
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gflow
+from gflow import Status, initial
+
+
+def coefficients(networks):
+    return jax.vmap(lambda network: network.coefficients())(networks)
+
+
+@pytest.fixture(scope="module")
+def path(one_point):
+    return gflow.flow(gflow.scale(initial.fully_connected(jnp.array([0.6, -0.3])), 0.1), one_point)
+
+
+@pytest.fixture(scope="module")
+def far(two_points):
+    """Classification paths of the three networks, to log-loss −10⁶."""
+    z = jnp.array([0.6, -0.3])
+    starts = [initial.diagonal(z), initial.convolutional(z), initial.fully_connected(z)]
+    return [gflow.flow(start, two_points, log_loss=-1e6) for start in starts]
+
+
+def test_the_linear_model_decays_exponentially(one_point):
+    start, times = jnp.array([0.5, -1.0]), jnp.linspace(0.0, 2.0, 5)
+    x, y = one_point.X[0], one_point.y[0]
+    path = gflow.flow(gflow.Diagonal((start,)), one_point, times=times, rtol=1e-11)
+    residual = (start @ x - y) * jnp.exp(-(x @ x) * times)
+    np.testing.assert_allclose(path.networks.weights[0] @ x - y, residual, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(path.log_times[1:], np.log(times[1:]), rtol=1e-12)
+    assert path.log_times[0] == -jnp.inf
+    assert path.status == Status.finished
+    assert not path.converged
+
+
+def test_a_single_weight_pair_follows_its_closed_form():
+    """For d = 1, L = 2 and v_1 = v_2 = v: v² solves a logistic equation."""
+    problem, times, v = gflow.Regression([[1.0]], [1.0]), jnp.linspace(0.0, 5.0, 6), 0.1
+    path = gflow.flow(gflow.Diagonal(([v], [v])), problem, times=times, rtol=1e-11)
+    expected = v**2 / (v**2 + (1 - v**2) * np.exp(-2 * times))
+    np.testing.assert_allclose(coefficients(path.networks)[:, 0], expected, rtol=1e-9)
+
+
+def test_the_loss_never_increases(path, far):
+    for run in (path, *far):
+        assert np.all(np.diff(run.log_losses) <= 1e-12 * np.abs(run.log_losses[1:]))
+        assert np.all(np.diff(run.log_times) >= 0)
+
+
+def test_fully_connected_layers_stay_balanced(path):
+    W, w = path.networks.weights
+    balance = jnp.swapaxes(W, 1, 2) @ W - w[:, :, None] * w[:, None, :]
+    np.testing.assert_allclose(balance, np.broadcast_to(balance[0], balance.shape), rtol=0, atol=1e-8)
+
+
+def test_diagonal_layers_stay_balanced_in_every_coordinate(far):
+    v_1, v_2 = far[0].networks.weights
+    balance, size = v_1**2 - v_2**2, jnp.max(v_1**2, axis=1, keepdims=True)
+    np.testing.assert_allclose((balance - balance[0]) / size, 0, rtol=0, atol=1e-7)
+
+
+def test_a_classification_reaches_losses_that_have_no_floating_point_number(far):
+    for run in far:
+        assert run.converged
+        assert run.log_loss < -1e6
+        assert run.steps < 1500
+        assert run.log_loss == run.log_losses[-1]
+
+
+def test_both_clocks_trace_the_same_path(far, two_points):
+    arc, start = far[2], initial.fully_connected(jnp.array([0.6, -0.3]))
+    early = np.flatnonzero(np.asarray(arc.log_times) < np.log(1e4))[5::20]
+    times = jnp.exp(arc.log_times[early])
+    timed = gflow.flow(start, two_points, times=times, rtol=1e-10)
+    np.testing.assert_allclose(timed.log_losses, arc.log_losses[early], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(coefficients(timed.networks), coefficients(arc.networks)[early], rtol=1e-6, atol=1e-6)
+
+
+def test_lanes_agree_with_single_runs_and_compile_once(one_point):
+    traces = []
+
+    def ends(alpha):
+        traces.append(alpha)
+        start = gflow.scale(initial.diagonal(jnp.array([0.6, -0.3])), alpha)
+        return coefficients(gflow.flow(start, one_point, times=jnp.array([0.5, 3.0])).networks)
+
+    alphas = jnp.array([1e-3, 0.01, 0.5, 1.0])
+    single = jax.jit(ends)
+    looped = jnp.stack([single(alpha) for alpha in alphas])
+    assert len(traces) == 1
+    batched = jax.jit(jax.vmap(ends))
+    np.testing.assert_allclose(batched(alphas), looped, rtol=0, atol=1e-12)
+    batched(2 * alphas)
+    assert len(traces) == 2
+
+
+def test_a_bad_lane_is_data_and_poisons_no_other(one_point):
+    network = initial.diagonal(jnp.array([0.6, -0.3]))
+    run = jax.jit(jax.vmap(lambda alpha: gflow.flow(gflow.scale(network, alpha), one_point, max_steps=60)))
+    alphas = jnp.array([0.1, jnp.nan, 1e-30, 1.0])
+    solution = run(alphas)
+    np.testing.assert_array_equal(solution.converged, [True, False, False, True])
+    assert Status[jax.tree.map(lambda v: v[1], solution.status)].startswith("not finite")
+    assert Status[jax.tree.map(lambda v: v[2], solution.status)].startswith("step limit")
+    alone = run(jnp.array([0.1, 0.1, 0.1, 0.1]))
+    np.testing.assert_allclose(solution.network.weights[0][0], alone.network.weights[0][0], rtol=0, atol=1e-13)
+
+
+def test_a_flow_without_global_minimum_is_never_called_converged():
+    contradiction = gflow.Regression([[1.0, 2.0], [1.0, 2.0]], [1.0, 2.0])
+    assert not gflow.flow(initial.diagonal(jnp.array([0.6, -0.3])), contradiction, max_steps=300).converged
+
+
+def test_any_diffrax_solver_serves(one_point):
+    start = initial.diagonal(jnp.array([0.6, -0.3]))
+    times = jnp.array([1.0])
+    explicit, implicit = (
+        gflow.flow(start, one_point, times=times, solver=solver) for solver in (None, diffrax.Kvaerno5())
+    )
+    np.testing.assert_allclose(explicit.network.coefficients(), implicit.network.coefficients(), rtol=1e-6)
+
+
+def test_bad_arguments_are_named(one_point):
+    start = initial.diagonal(jnp.array([0.6, -0.3]))
+    with pytest.raises(ValueError, match="at least 0 and increase"):
+        gflow.flow(start, one_point, times=[1.0, 0.5])
+    with pytest.raises(ValueError, match=r"shape \(T,\)"):
+        gflow.flow(start, one_point, times=3.0)
+    single = gflow.Diagonal(tuple(v.astype(jnp.float32) for v in start.weights))
+    with pytest.raises(ValueError, match=r"float32 can deliver.*jax_enable_x64"):
+        gflow.flow(single, one_point)

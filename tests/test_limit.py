@@ -1,0 +1,98 @@
+"""The limit against Theorem 6, an independent closed form, and its two known traps."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+import gflow
+from gflow import initial
+
+
+def entries(*shape):
+    return arrays(float, shape, elements=st.floats(-2, 2).map(lambda v: round(v, 3)))
+
+
+ARCHITECTURES = {
+    "diagonal": (gflow.Diagonal, [(3,), (3,)]),
+    "convolutional": (gflow.Convolutional, [(2,), (3,)]),
+    "full-length": (gflow.Convolutional, [(3,), (3,)]),
+    "fully-connected": (gflow.FullyConnected, [(3, 2), (2,)]),
+}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@given(data=st.data())
+@settings(max_examples=12, deadline=None)
+def test_the_limit_is_the_one_of_theorem_6(name, data, solve_limit):
+    architecture, shapes = ARCHITECTURES[name]
+    weights = [data.draw(entries(*shape)) for shape in shapes]
+    x = data.draw(arrays(float, 3, elements=st.sampled_from([-2.0, -0.5, 0.3, 1.0, 1.7])))
+    y = data.draw(st.sampled_from([-3.0, -0.2, 0.4, 2.0]))
+    problem = gflow.Regression(x[None], [y])
+    network = architecture(tuple(jnp.asarray(w) for w in weights))
+    try:
+        expected = gflow.predict.limit(network, problem)
+    except ValueError:  # g never reaches y
+        assert not solve_limit(network, problem).converged
+        return
+    end = solve_limit(network, problem)
+    if next(h.value for h in expected.hypotheses if h.statement.startswith("g reaches")) > 1e-3:
+        assert end.converged
+    if end.converged:
+        assert gflow.compare(end, expected).distance <= 1e-9
+
+
+@pytest.mark.parametrize("make", [initial.diagonal, initial.convolutional, initial.fully_connected])
+def test_every_initial_scale_ends_where_theorem_6_says(make, one_point):
+    network, alphas = make(jnp.array([0.6, -0.3])), jnp.logspace(-6, 2, 9)
+    ends = jax.jit(jax.vmap(lambda alpha: gflow.limit(gflow.scale(network, alpha), one_point)))(alphas)
+    assert ends.converged.all()
+    for i, alpha in enumerate(alphas):
+        expected = gflow.predict.limit(gflow.scale(network, alpha), one_point)
+        assert gflow.compare(jax.tree.map(lambda v, i=i: v[i], ends), expected).distance <= 1e-9
+
+
+def test_the_saddle_at_zero_is_not_taken_for_the_end(one_point, solve_limit):
+    start = gflow.scale(initial.diagonal(jnp.array([0.6, -0.3])), 1e-12)
+    end = solve_limit(start, one_point)
+    assert end.converged
+    assert gflow.compare(end, gflow.predict.limit(start, one_point)).distance <= 1e-9
+    stuck = solve_limit(gflow.scale(start, 0.0), one_point)
+    assert not stuck.converged
+
+
+def test_the_error_estimate_bounds_the_error(one_point):
+    network = initial.diagonal(jnp.array([0.6, -0.3]))
+    for tolerance in (1e-3, 1e-6, 1e-9):
+        for alpha in (1e-3, 1.0):
+            start = gflow.scale(network, alpha)
+            end = gflow.limit(start, one_point, tolerance=tolerance)
+            assert end.converged
+            assert gflow.compare(end, gflow.predict.limit(start, one_point)).distance <= tolerance
+
+
+def test_a_limit_is_a_solution_whose_path_is_its_end(one_point, solve_limit):
+    end = solve_limit(initial.diagonal(jnp.array([0.6, -0.3])), one_point)
+    assert end.log_time == jnp.inf
+    assert end.log_times.shape == (1,)
+    np.testing.assert_array_equal(end.networks.weights[0][0], end.network.weights[0])
+
+
+def test_contradictory_data_have_no_certified_limit(solve_limit):
+    contradiction = gflow.Regression([[1.0, 2.0], [1.0, 2.0]], [1.0, 2.0])
+    assert not gflow.limit(initial.diagonal(jnp.array([0.6, -0.3])), contradiction, max_steps=300).converged
+
+
+def test_refusals_say_what_to_do(one_point, two_points):
+    start = initial.diagonal(jnp.array([0.6, -0.3]))
+    single = gflow.Diagonal(tuple(v.astype(jnp.float32) for v in start.weights))
+    with pytest.raises(ValueError, match=r"tolerance=1.0e-09 asks for more than float32"):
+        gflow.limit(single, one_point)
+    data = gflow.Regression(one_point.X.astype("f4"), one_point.y.astype("f4"))
+    assert gflow.limit(single, data, tolerance=0.01).converged
+    with pytest.raises(TypeError, match="weights grow without bound"):
+        gflow.limit(start, two_points)

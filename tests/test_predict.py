@@ -1,0 +1,149 @@
+"""Predictions against other solvers, closed forms and their own optimality conditions."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import linprog, nnls
+
+import gflow
+from gflow import initial, predict
+
+
+@pytest.fixture(scope="module")
+def regression():
+    rng = np.random.default_rng(0)
+    return gflow.Regression(rng.normal(size=(6, 15)), rng.normal(size=6))
+
+
+@pytest.fixture(scope="module")
+def classification():
+    rng = np.random.default_rng(1)
+    return gflow.Classification(rng.normal(size=(8, 15)), np.sign(rng.normal(size=8)))
+
+
+def test_the_minimum_l2_norm_is_the_pseudo_inverse(regression):
+    found = predict.minimum_norm(regression, p=2)
+    np.testing.assert_allclose(found.coefficients, np.linalg.pinv(regression.X) @ regression.y, rtol=1e-9)
+
+
+def test_the_minimum_l1_norm_is_that_of_a_linear_program(regression):
+    X, y = np.asarray(regression.X), np.asarray(regression.y)
+    parts = linprog(np.ones(30), A_eq=np.hstack([X, -X]), b_eq=y).x
+    np.testing.assert_allclose(predict.minimum_norm(regression, p=1).coefficients, parts[:15] - parts[15:], atol=1e-8)
+
+
+def test_the_maximum_l1_margin_is_that_of_a_linear_program(classification):
+    A = np.asarray(classification.y)[:, None] * np.asarray(classification.X)
+    parts = linprog(np.ones(30), A_ub=np.hstack([-A, A]), b_ub=-np.ones(8)).x
+    found = predict.maximum_margin(classification, p=1)
+    np.testing.assert_allclose(found.coefficients, parts[:15] - parts[15:], atol=1e-8)
+
+
+def test_the_maximum_l2_margin_is_that_of_a_least_squares_dual(classification):
+    """The hard-margin dual min ½ μᵀKμ − Σμ, μ ≥ 0, as non-negative least squares."""
+    A = np.asarray(classification.y)[:, None] * np.asarray(classification.X)
+    mu, _ = nnls(A.T, np.linalg.pinv(A) @ np.ones(8))
+    np.testing.assert_allclose(predict.maximum_margin(classification, p=2).coefficients, A.T @ mu, atol=1e-8)
+
+
+@pytest.mark.parametrize("p", [1, 2])
+@pytest.mark.parametrize("transform", ["none", "fourier"])
+def test_every_program_is_certified(p, transform, regression, classification):
+    S = None if transform == "none" else predict.dft(15)
+    for found in (predict.minimum_norm(regression, p, S), predict.maximum_margin(classification, p, S)):
+        assert found.residual <= 1e-6
+        assert abs(found.gap) <= 1e-9
+    fitted = np.asarray(regression.X) @ predict.minimum_norm(regression, p, S).coefficients
+    np.testing.assert_allclose(fitted, regression.y, atol=1e-9)
+
+
+def test_a_wrong_point_has_a_large_residual(regression):
+    from gflow.predict.norms import certified
+
+    X, y = np.asarray(regression.X), np.asarray(regression.y)
+    rho = np.linalg.pinv(X) @ y  # optimal for ℓ2, far from it for ℓ1
+    mu = np.linalg.solve(X @ X.T, y)
+    assert certified(X, y, rho, mu, 2, margins=False)[1] <= 1e-12
+    assert certified(X, y, rho, mu, 1, margins=False)[1] >= 0.1
+
+
+def test_minimum_norms_of_the_paper(one_point, two_points):
+    """Section 6 gives ℓ2 [0.2 0.4], ℓ1 [0 0.5] and DFT-domain ℓ1 [1/3 1/3], the same as margin directions."""
+    cases = ((2, None, [0.2, 0.4]), (1, None, [0, 0.5]), (1, predict.dft(2), [1 / 3, 1 / 3]))
+    for p, S, expected in cases:
+        np.testing.assert_allclose(predict.minimum_norm(one_point, p, S).coefficients, expected, atol=1e-9)
+        assert gflow.angle(predict.maximum_margin(two_points, p, S).coefficients, np.array(expected)) <= 1e-9
+
+
+def test_theorem_6_tells_where_its_hypothesis_fails_and_the_formula_still_holds(one_point, solve_limit):
+    network = gflow.Diagonal(([0.3, 0.5], [0.4, -0.2]))
+    expected = predict.limit(network, one_point)
+    dominance, reach = expected.hypotheses
+    assert not dominance.holds
+    assert reach.holds
+    np.testing.assert_allclose(dominance.value, 0.3**2 - 0.4**2)
+    assert "FAILS (-0.07)" in str(expected)
+    assert gflow.compare(solve_limit(network, one_point), expected).distance <= 1e-9
+
+
+def test_theorem_6_refuses_a_flow_that_does_not_fit(one_point, solve_limit):
+    opposite = gflow.Diagonal(([0.3, 0.5], [-0.3, -0.5]))
+    with pytest.raises(ValueError, match=r"never reaches y = 1.0.*is 0"):
+        predict.limit(opposite, one_point)
+    assert not solve_limit(opposite, one_point).converged
+
+
+def test_theorem_6_at_extreme_scales(one_point):
+    network = initial.diagonal(jnp.array([0.6, -0.3]))
+    for alpha in (1e-100, 1e-30, 1e10, 1e50):
+        expected = predict.limit(gflow.scale(network, alpha), one_point)
+        assert expected.residual <= 1e-12
+    np.testing.assert_allclose(
+        predict.limit(gflow.scale(network, 1e-100), one_point).coefficients, [0, 0.5], atol=1e-12
+    )
+
+
+def test_the_strongest_theorem_is_named(one_point, two_points):
+    z = jnp.array([0.6, -0.3])
+    cases = {
+        "Corollary 1": initial.fully_connected,
+        "Corollary 2": initial.diagonal,
+        "Corollary 3": initial.convolutional,
+    }
+    for theorem, make in cases.items():
+        found = predict.limit(make(z), two_points)
+        assert found.theorem == theorem
+        assert found.is_direction
+        assert predict.limit(make(z), one_point).theorem == "Theorem 6"
+
+
+def test_refusals_name_the_number_that_fails(regression, one_point, two_points):
+    z = jnp.array([0.6, -0.3])
+    swapped = gflow.Diagonal(initial.diagonal(z).weights[::-1])
+    with pytest.raises(ValueError, match=r"Corollary 2 does not apply: .* it is -1"):
+        predict.limit(swapped, two_points)
+    with pytest.raises(ValueError, match="got 2 layers and 6 data points"):
+        predict.limit(initial.diagonal(jnp.ones(15)), regression)
+    with pytest.raises(ValueError, match="No theorem predicts"):
+        predict.limit(initial.diagonal(z, 3), two_points)
+    with pytest.raises(ValueError, match="not linearly separable"):
+        predict.maximum_margin(gflow.Classification([[1.0, 2.0], [1.0, 2.0]], [1, -1]), p=2)
+    with pytest.raises(ValueError, match="n = 2 rows and d = 1 columns"):
+        predict.minimum_norm(gflow.Regression([[1.0], [2.0]], [1.0, 2.0]), p=1)
+    with pytest.raises(ValueError, match="not full row rank"):
+        predict.minimum_norm(gflow.Regression([[1.0, 2.0], [2.0, 4.0]], [1.0, 2.0]), p=1)
+    with pytest.raises(ValueError, match="p must be 1 or 2"):
+        predict.minimum_norm(one_point, p=3)
+
+
+def test_comparing_different_lengths_is_refused(one_point):
+    expected = predict.minimum_norm(gflow.Regression(np.eye(3)[:1], [1.0]), p=2)
+    end = gflow.limit(initial.diagonal(jnp.array([0.6, -0.3])), one_point)
+    with pytest.raises(ValueError, match=r"\(2,\) and \(3,\)"):
+        gflow.compare(end, expected)
+
+
+def test_tiny_angles_are_accurate():
+    for tiny in (1e-3, 1e-9, 1e-15):
+        np.testing.assert_allclose(gflow.angle(np.array([1.0, tiny]), np.array([3.0, 0.0])), tiny, rtol=1e-5)
+    np.testing.assert_allclose(gflow.angle(np.array([1.0, 1.0]), np.array([-2.0, -2.0])), np.pi)

@@ -1,0 +1,68 @@
+"""The main job's parts; the whole command runs in CI, which checks its verdict."""
+
+import dataclasses
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from gflow import cli, plot, reproduce
+
+
+@pytest.fixture(scope="module")
+def runs():
+    regression, _ = reproduce.tasks()
+    return reproduce.experiment(regression, "diagonal")
+
+
+def test_runs_start_at_the_prescribed_coefficients_and_agree(runs):
+    assert len(runs) == 12
+    z = reproduce.directions()
+    for run in runs:
+        assert np.max(np.abs(run.start - run.alpha**2 * z[run.direction])) <= 1e-14
+        assert run.flow_error <= 1e-9
+        assert run.agrees
+
+
+def test_a_disagreement_is_said(runs):
+    tasks = ["regression", "classification"] * 6
+    wrong = [
+        dataclasses.replace(run, flow_error=0.1, descent_error=0.1, task=task)
+        for run, task in zip(runs, tasks, strict=True)
+    ]
+    assert "DISAGREE in 12 of 12" in reproduce.verdict(wrong)
+    unfinished = dataclasses.replace(runs[0], flow_status="step limit: …")
+    assert not unfinished.agrees
+
+
+def test_figures_show_every_run(runs):
+    figure = plot.section_6_figure(runs, [("regression", 0.01), ("regression", 1.0)], columns=2)
+    assert len(figure.axes) == 2
+    assert all(len(ax.lines) == 1 + 2 * 4 + 4 + 1 for ax in figure.axes)
+
+
+def test_files_appear_whole_or_not_at_all(tmp_path):
+    cli.write(tmp_path / "a.txt", b"whole")
+    assert (tmp_path / "a.txt").read_bytes() == b"whole"
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError):
+        cli.write(tmp_path / "folder", b"cannot replace a folder")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.txt", "folder"]
+
+
+def test_a_folder_that_cannot_be_written_is_reported_before_the_work(tmp_path):
+    (tmp_path / "file").touch()
+    result = CliRunner().invoke(cli.main, ["reproduce", "--out", str(tmp_path / "file" / "results")])
+    assert result.exit_code == 1
+    assert "Cannot write to" in result.output
+
+
+def test_importing_gflow_is_light_and_changes_no_configuration():
+    check = (
+        "import sys, jax, gflow;"
+        "heavy = {'cvxpy', 'matplotlib', 'xarray', 'click', 'tqdm'} & set(sys.modules);"
+        "assert not heavy, heavy; assert not jax.config.jax_enable_x64"
+    )
+    subprocess.run([sys.executable, "-c", check], check=True)

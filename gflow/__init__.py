@@ -46,6 +46,7 @@ from . import invariants as invariants
 from .flow import flow as flow
 from .flow import Solution as Solution
 from .flow import Status as Status
+from . import dual as dual
 from .limit import limit as limit
 from .descent import descend as descend
 from .descent import Descent as Descent

@@ -46,6 +46,7 @@ class Solution(eqx.Module, Generic[NetworkT]):
     - `log_loss`, `log_time`: log L and log t there; log t = ∞ for a limit.
     - `status`: a `gflow.Status`; `converged` tells whether it is `Status.converged`.
     - `steps`, `rejected_steps`: of the ODE solver.
+    - `route`: "weights" where the weights were integrated, "dual" where the dual equations were (`gflow.dual`).
     - `error`: an estimate of the error of the coefficients, relative to their norm; NaN where none was
       made, as for a path.
 
@@ -63,6 +64,7 @@ class Solution(eqx.Module, Generic[NetworkT]):
     networks: NetworkT
     log_times: Float[Array, "*lanes T"]
     log_losses: Float[Array, "*lanes T"]
+    route: str = eqx.field(static=True, default="weights")
 
     @property
     def converged(self) -> Bool[Array, "*lanes"]:

@@ -1,6 +1,6 @@
 """Where the flow ends as t → ∞.
 
-Imports networks, problems, flow.
+Imports networks, problems, flow, dual.
 """
 
 import dataclasses
@@ -14,28 +14,40 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Scalar
 
 from ._checks import require_precision
+from . import dual
 from .flow import LAST_LOG_TIME, TIME, Solution, Status, integrate
-from .networks import Network, with_weights
+from .networks import Network, scale, with_weights
 from .problems import Problem, Regression
 
 NetworkT = TypeVar("NetworkT", bound=Network)
 
 
 def limit(
-    network: NetworkT, problem: Problem, *, tolerance: float | Scalar = 1e-9, max_steps: int = 16384
+    network: NetworkT,
+    problem: Problem,
+    *,
+    log_alpha: float | Scalar = 0.0,
+    tolerance: float | Scalar = 1e-9,
+    max_steps: int = 16384,
 ) -> Solution[NetworkT]:
-    """The limit point of gradient flow on a regression, from `network`, as t → ∞.
+    """The limit point of gradient flow on a regression, from e^`log_alpha` times `network`, as t → ∞.
 
-    The weights are integrated until the residual is small; the rest of the way is the minimum-norm
-    correction Θ − Jᵀ(JJᵀ)^{−1} r, which is exact up to O(‖r‖²). So the slow and stiff end is never
-    integrated, and a saddle, where the flow is slow but the loss is not small, is never taken for the
-    end. The correction is made from two stopping points, and `error` is the distance of the two.
+    Where the network is orthogonally decomposable (`gflow.dual.decompose`: diagonal, `Orthogonal`, even
+    convolutions, commuting sensors) the limit solves n equations, found by Newton's method: `route` is "dual".
 
+    Elsewhere the weights are integrated until the residual is small; the rest of the way is the minimum-norm
+    correction Θ − Jᵀ(JJᵀ)^{−1} r, which is exact up to O(‖r‖²): `route` is "weights". So the slow and stiff
+    end is never integrated, and a saddle, where the flow is slow but the loss is not small, is never taken for
+    the end. The correction is made from two stopping points, and `error` is the distance of the two.
+
+    - `log_alpha`: logarithm of the initial scale. On the dual route 10^−1000 is an ordinary scale.
     - `tolerance`: the relative error of the coefficients that is accepted. A lane whose estimate is
       larger has the status `not_certified`. The steps are integrated to a thousandth of it.
+    - `max_steps`: of the ODE solver, or of Newton's method, which needs at most some 100.
 
-    May be compiled and batched. **Raises** ValueError for a `tolerance` that the dtype of the weights
-    cannot deliver, TypeError for a classification, whose weights have no limit.
+    May be compiled and batched. The dual route may be differentiated in either mode, the other one forward
+    (`jax.jacfwd`). **Raises** ValueError for a `tolerance` that the dtype of the weights cannot deliver,
+    TypeError for a classification, whose weights have no limit.
 
     ```python
     end = gflow.limit(gflow.scale(network, 0.01), problem)
@@ -47,15 +59,23 @@ def limit(
             f"limit needs a Regression; got {type(problem).__name__}, whose weights grow without bound. "
             "Use gflow.flow(network, problem, log_loss=-1e6) and look at the direction of its end."
         )
-    require_precision("tolerance", tolerance, jnp.result_type(*network.weights), epsilons=50_000)
+    require_precision("tolerance", tolerance, jnp.result_type(*network.weights), epsilons=5e4)
+    if dual.decompose(network, problem) is not None:
+        return dual.limit(network, problem, log_alpha=log_alpha, tolerance=tolerance, max_steps=min(max_steps, 200))
+    return _limit_of_weights(scale(network, jnp.exp(log_alpha)), problem, tolerance, max_steps)
+
+
+def _limit_of_weights(
+    network: NetworkT, problem: Problem, tolerance: float | Scalar, max_steps: int
+) -> Solution[NetworkT]:
     fractions = 0.3 * jnp.sqrt(tolerance) * jnp.array([1.0, _SECOND_STOP])  # of the residual, to stop at
     start_loss = problem.log_loss(network(problem.X))
     no_network_loss = problem.log_loss(jnp.zeros_like(problem.y))
-    scale = jnp.where(jnp.isfinite(no_network_loss), no_network_loss, start_loss)  # y = 0 sets no scale
+    loss_scale = jnp.where(jnp.isfinite(no_network_loss), no_network_loss, start_loss)  # y = 0 sets no scale
 
     def leg(stop: NetworkT, fraction: Scalar) -> tuple[NetworkT, tuple[Solution[NetworkT], NetworkT]]:
         end_only = diffrax.SubSaveAt(t1=True)
-        target = scale + 2 * jnp.log(fraction)
+        target = loss_scale + 2 * jnp.log(fraction)
         run = integrate(stop, problem, TIME, LAST_LOG_TIME, target, 1e-3 * tolerance, max_steps, end_only)
         return run.network, (run, minimum_norm_correction(run.network, problem))
 

@@ -145,9 +145,7 @@ def newton(
     return _certify(coordinates, Z, y, x, nu, state, tolerance)
 
 
-def _continue_in_scale(
-    coordinates: Coordinates, Z: Array, y: Array, max_iterations: int
-) -> _State:
+def _continue_in_scale(coordinates: Coordinates, Z: Array, y: Array, max_iterations: int) -> _State:
     target, L = coordinates.log_scale, coordinates.depth
     still = jnp.zeros_like(y), jnp.zeros_like(coordinates.start)
     unit = _at(coordinates, jnp.zeros_like(target))
@@ -176,14 +174,18 @@ def _continue_in_scale(
             _at(coordinates, log_scale),
             Z,
             y,
-            _move(point.x, damping * dx + stride * dx_by_scale, L) if L > 2 else point.x + damping * dx + stride * dx_by_scale,
+            _move(point.x, damping * dx + stride * dx_by_scale, L)
+            if L > 2
+            else point.x + damping * dx + stride * dx_by_scale,
             point.nu + damping * dnu + stride * dnu_by_scale,
         )
         trial_merit = merit(log_scale, trial)
         solved = error <= 1e5 * jnp.finfo(y.dtype).eps  # and the step that is made now squares it
         stalled = state.accepted & (error < _NOISE) & (error >= state.error)
         better = jnp.linalg.norm(trial.misfit) <= jnp.linalg.norm(point.misfit)
-        accept = (better | ~(solved | stalled)) & (trial_merit <= jnp.maximum(_LARGEST_MERIT, (1 - damping / 4) * state.merit))
+        accept = (better | ~(solved | stalled)) & (
+            trial_merit <= jnp.maximum(_LARGEST_MERIT, (1 - damping / 4) * state.merit)
+        )
 
         def choose(new: Array, old: Array) -> Array:
             return jnp.where(accept, new, old)
@@ -211,7 +213,17 @@ def _continue_in_scale(
     return jax.lax.while_loop(
         unfinished,
         step,
-        _State(easy, point, merit(easy, point), one / L, one, one * jnp.inf, jnp.array(0), jnp.array(False), jnp.array(False)),
+        _State(
+            easy,
+            point,
+            merit(easy, point),
+            one / L,
+            one,
+            one * jnp.inf,
+            jnp.array(0),
+            jnp.array(False),
+            jnp.array(False),
+        ),
     )
 
 

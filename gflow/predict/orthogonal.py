@@ -178,7 +178,7 @@ def conic_dual(A: Matrix, y: Vector, eta: Vector, solver: str = "CLARABEL") -> V
         unit = 2 * unit
     size = np.abs(least_squares).max()
     cost = cp.sum(cp.multiply(eta**2 * z_max / (2 * size), excess)) - (y / size) @ nu
-    options = {"tol_gap_abs": 1e-10, "tol_gap_rel": 1e-10, "tol_feas": 1e-10} if solver == "CLARABEL" else {}
+    options = {"tol_gap_abs": 1e-13, "tol_gap_rel": 1e-13, "tol_feas": 1e-13} if solver == "CLARABEL" else {}
     cp.Problem(cp.Minimize(cost), constraints).solve(solver=solver, **options)
     return eta**2 * np.sinh(z_max * (A.T @ _found(nu.value))) / 2
 

@@ -29,7 +29,7 @@ class Coordinates(eqx.Module):
     - `log_scale`: log α; every η_l is α times what the other fields say. It is the only field that need
       not be of moderate size: α itself need not be representable.
     - `log_a`: log a, shape (m,), at most 0.
-    - `log_b`: log b_k, shape (L − 1, m), increasing from log b_1 = 0.
+    - `log_b`: log b_k, shape (K, m) with K = L − 1, increasing from log b_1 = 0.
     - `start`: x_0, shape (m,).
     - `order`: the layers by increasing |η_l|, shape (L, m).
     - `signs`: of η_l in that order; the first is that of q / η.
@@ -39,7 +39,7 @@ class Coordinates(eqx.Module):
 
     log_scale: Scalar
     log_a: Float[Array, " m"]
-    log_b: Float[Array, "L-1 m"]
+    log_b: Float[Array, "K m"]
     start: Float[Array, " m"]
     order: Int[Array, "L m"]
     signs: Float[Array, "L m"]
@@ -131,7 +131,7 @@ _NODES, _WEIGHTS = (_NODES + 1) / 2, _WEIGHTS / 2
 _PANELS = 8
 
 
-def _Z_value(x: Float[Array, " m"], log_b: Float[Array, "L-1 m"]) -> Float[Array, " m"]:
+def _Z_value(x: Float[Array, " m"], log_b: Float[Array, "K m"]) -> Float[Array, " m"]:
     """Z(x), by quadrature up to log(2 b_{L−1}) + 1 and, beyond, by the difference of two tails."""
     distance = jnp.abs(x)
     split = log_b[-1] + np.log(2) + 1

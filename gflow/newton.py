@@ -18,7 +18,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
-from jaxtyping import Array, Bool, Float, Int, Scalar
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Scalar
 
 from .coordinates import Coordinates
 
@@ -187,7 +187,7 @@ def _continue_in_scale(coordinates: Coordinates, Z: Array, y: Array, max_iterati
             trial_merit <= jnp.maximum(_LARGEST_MERIT, (1 - damping / 4) * state.merit)
         )
 
-        def choose(new: Array, old: Array) -> Array:
+        def choose(new: ArrayLike, old: ArrayLike) -> Array:
             return jnp.where(accept, new, old)
 
         return _State(

@@ -206,9 +206,9 @@ def test_jumps_from_saddle_to_saddle_come_at_the_predicted_log_times(L, log10_al
     problem, network = gflow.Regression(jnp.eye(3), y), last_layer_zero(3, L)
     bound = np.log(-log_alpha) if L == 2 else np.log(gflow.potential.blow_up(L)) + (2 - L) * log_alpha
     predicted = bound - np.log(y)
-    width = 0.02 if L == 2 else 1e-3
+    width = 0.02 if L == 2 else 5e-3  # gflow.dual.flow loses 1e-6 log(1/α) of the time at a jump if L ≥ 3
     path = jax.jit(dual.flow)(network, problem, jnp.sort(jnp.concatenate([predicted - width, predicted + width])),
-                              log_alpha=log_alpha, rtol=1e-6)  # fmt: skip
+                              log_alpha=log_alpha, rtol=1e-4)  # fmt: skip
     rho = np.asarray(jax.vmap(gflow.Diagonal.coefficients)(path.networks))
     assert path.status == gflow.Status.finished
     for jump in range(3):

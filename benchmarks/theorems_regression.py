@@ -2,7 +2,8 @@
 
     python benchmarks/theorems_regression.py [6] [certificates] [7] [5] [sensing]
 
-The integrator of the tables on Theorem 5 is SciPy's LSODA on all weights, which shares no code with gflow's flow or predictions.
+The integrator of the tables on Theorem 5 is SciPy's LSODA on all weights, which shares no code with gflow's
+flow or predictions.
 """
 
 import sys
@@ -101,9 +102,13 @@ def in_eigenbasis(network, problem):
 
 
 def theorem_5():
-    print("\nTheorem 5 and Corollaries 5, 6, 7: relative distance of the integrated weights to theory, largest distance of")
-    print("cvxpy's answer before refinement, largest duality gap and KKT residual after it")
-    print("  L      α | diagonal  diagonal orthogonal  even conv   sensing | cvxpy alone |     gap | residual | LSODA s | theory s")
+    print(
+        "\nTheorem 5 and Corollaries 5, 6, 7: relative distance of the integrated weights to theory, largest distance"
+    )
+    print("of cvxpy's answer before refinement, largest gap and KKT residual after it, seconds of LSODA and of theory")
+    print(
+        "  L      α | diagonal  diagonal orthogonal  even conv   sensing | cvxpy alone |     gap | residual | seconds"
+    )
     for L in (2, 3, 4, 5):
         cases = list(instances(L))
         for alpha in (1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0):
@@ -123,13 +128,16 @@ def theorem_5():
                 distances.append(distance(back(integrated(start, problem)), theory.coefficients))
                 spent[0] += time.perf_counter() - begun
             worst = np.max(np.abs(rows), axis=0)
-            print(f"  {L} {alpha:6g} | " + " ".join(f"{r:9.1e}" for r in distances) + f" | {worst[0]:11.1e} | {worst[1]:7.0e} "
-                  f"| {worst[2]:8.0e} | {spent[0]:7.1f} | {spent[1]:8.1f}", flush=True)  # fmt: skip
+            columns = " ".join(f"{r:9.1e}" for r in distances)
+            checks = f"{worst[0]:11.1e} | {worst[1]:7.0e} | {worst[2]:8.0e}"
+            print(f"  {L} {alpha:6g} | {columns} | {checks} | {spent[0]:.1f} {spent[1]:.1f}", flush=True)
 
 
 def sensing():
-    print("\nCorollary 7 where the sensors are not diagonal: off-diagonal part at the end of the integrated weights, relative,")
-    print("in the sensors' eigenbasis (0 in exact arithmetic), and the distance to theory")
+    print(
+        "\nCorollary 7 where the sensors are not diagonal: relative off-diagonal part of the integrated weights' end in"
+    )
+    print("the sensors' eigenbasis (0 in exact arithmetic), and the distance to theory")
     for L in (2, 3, 4):
         network, problem = list(instances(L))[-1]
         for alpha in (1.0, 0.1, 0.03, 0.01):
@@ -154,7 +162,9 @@ def theorem_6():
         ends = jax.jit(jax.vmap(lambda a, n=network: gflow.limit(gflow.scale(n, a), problem, tolerance=1e-10)))
         found = ends(scales := jnp.array([0.1, 1.0]))
         expected = [gflow.predict.two_layer_limit(gflow.scale(network, a), problem).coefficients for a in scales]
-        errors = [distance(b, e) for b, e in zip(jax.vmap(lambda n: n.coefficients())(found.network), expected, strict=True)]
+        errors = [
+            distance(b, e) for b, e in zip(jax.vmap(lambda n: n.coefficients())(found.network), expected, strict=True)
+        ]
         print(f"  {name:26s} {errors[0]:.1e} {errors[1]:.1e}  all converged: {bool(found.converged.all())}", flush=True)
 
 
@@ -163,7 +173,9 @@ def dominated(L, d):
     sizes = [jnp.linspace(1, 1.2, d) * 1.3 ** (L - layer) for layer in range(1, L)]
     bases = [(jnp.linalg.qr(normal(d, d))[0], jnp.linalg.qr(normal(d, d))[0]) for _ in sizes]
     last = normal(d)
-    return gflow.FullyConnected((*((U * s) @ V for (U, V), s in zip(bases, sizes, strict=True)), last / jnp.linalg.norm(last)))
+    return gflow.FullyConnected(
+        (*((U * s) @ V for (U, V), s in zip(bases, sizes, strict=True)), last / jnp.linalg.norm(last))
+    )
 
 
 def theorem_7():
@@ -180,8 +192,8 @@ def theorem_7():
         betas = jax.vmap(lambda net: net.coefficients())(found.network)
         distances = np.array([distance(b, expected.coefficients) for b in betas])
         power = np.polyfit(np.log(scales[2:]), np.log(distances[2:]), 1)[0]
-        print(f"  {L} | " + " ".join(f"{r:9.2e}" for r in distances) + f" | {power:.3f} | {np.asarray(found.converged)}",
-              flush=True)  # fmt: skip
+        columns = " ".join(f"{r:9.2e}" for r in distances)
+        print(f"  {L} | {columns} | {power:.3f} | {np.asarray(found.converged)}", flush=True)
 
 
 def certificates():
@@ -208,7 +220,10 @@ def certificates():
         slack = gflow.invariants.regression_bound(network, problem, jnp.exp(path.log_times)) - path.log_losses
         above = path.log_losses > path.log_losses[0] - 41  # a residual of 1e-9; below, it is the integration's error
         c = float(gflow.invariants.steepness(network, problem))
-        print(f"  {name:24s} drift {drift:.1e}   log(bound/loss) ≥ {float(slack[above].min()):9.2e}   c = {c:.2e}", flush=True)
+        print(
+            f"  {name:24s} drift {drift:.1e}   log(bound/loss) ≥ {float(slack[above].min()):9.2e}   c = {c:.2e}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

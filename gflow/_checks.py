@@ -47,7 +47,7 @@ def require_finite(name: str, x: Array) -> None:
         )
 
 
-def require_precision(name: str, tolerance: Any, dtype: Any, epsilons: float = 50) -> None:
+def require_precision(name: str, tolerance: Any, dtype: Any, epsilons: float = 50.0) -> None:
     """Raises ValueError if a concrete `tolerance` is below so many units of round-off of `dtype`."""
     least = epsilons * float(jnp.finfo(dtype).eps)
     if is_concrete(tolerance) and float(tolerance) < least:

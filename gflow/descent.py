@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from ._checks import require_increasing
 from .networks import Network, with_weights
@@ -37,7 +37,7 @@ def descend(
     problem: Problem,
     optimizer: optax.GradientTransformation,
     *,
-    steps: Int[Array, " T"],
+    steps: Int[ArrayLike, " T"],
 ) -> Descent[NetworkT]:
     """Full-batch descent of the loss L from `network` with any optax `optimizer`, as one compiled loop.
 

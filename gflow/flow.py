@@ -16,7 +16,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Scalar
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Scalar
 
 from ._checks import require_increasing, require_precision, to_float
 from .networks import Network, with_weights
@@ -75,7 +75,7 @@ def flow(
     network: NetworkT,
     problem: Problem,
     *,
-    times: Float[Array, " T"] | None = None,
+    times: Float[ArrayLike, " T"] | None = None,
     log_loss: float | Scalar | None = None,
     rtol: float | Scalar = 1e-8,
     max_steps: int = 4096,
@@ -85,8 +85,8 @@ def flow(
 
     May be compiled and batched; every lane of `jax.vmap` keeps its own steps, status and end.
 
-    - `times`: increasing times t ≥ 0 to save at. Without them every step of the solver is saved: the
-      path then has `max_steps + 1` entries.
+    - `times`: increasing times t ≥ 0 to save at, by the solver's own interpolation. Without them every
+      step of the solver is saved: the path then has `max_steps + 1` entries.
     - `log_loss`: stop at the first step with log L below this. The default, where no times are given,
       is −30 for regression (a residual of 4e-7) and −100 for classification.
     - `rtol`: tolerance on a step, relative to each weight or to a thousandth of the initial weights'
@@ -130,6 +130,8 @@ class Clock(NamedTuple):
     field: Callable[[Any, Any, Any], Any]  # τ, state, (network, problem) -> state
     read: Callable[[Any, Any, tuple[Network, Problem]], tuple[Weights, Scalar]]  # Θ and log(1 + t)
     solver: diffrax.AbstractSolver
+    pcoeff: float  # of the step size controller
+    icoeff: float
 
 
 def _norm(weights: Weights) -> Scalar:
@@ -140,7 +142,7 @@ def _norm(weights: Weights) -> Scalar:
 
 
 def _time_field(u: Scalar, weights: Weights, args: tuple[Network, Problem]) -> Weights:
-    return tuple(-jnp.exp(u) * g for g in loss_gradient(weights, *args))
+    return tuple(-jnp.exp(u).astype(g.dtype) * g for g in loss_gradient(weights, *args))
 
 
 TIME = Clock(
@@ -148,6 +150,8 @@ TIME = Clock(
     field=_time_field,
     read=lambda u, weights, args: (weights, u),
     solver=diffrax.Dopri8(),
+    pcoeff=0.0,  # a proportional part would remember errors at round-off level, and so tell lanes from single runs
+    icoeff=1.0,
 )
 LAST_LOG_TIME = 690.0  # e^690 is near the largest float64
 
@@ -190,6 +194,8 @@ ARC_LENGTH = Clock(
     field=_arc_field,
     read=_arc_read,
     solver=diffrax.Kvaerno5(),
+    pcoeff=0.3,  # halves the rejected steps
+    icoeff=0.4,
 )
 LONGEST_ARC = 1e4  # log ‖Θ‖ is at most σ; float64 ends at log ‖Θ‖ = 709
 
@@ -215,15 +221,16 @@ def integrate(
     solver: diffrax.AbstractSolver | None = None,
 ) -> Solution[NetworkT]:
     """Integrates from τ = 0 until log L < `target` or τ = `end`, saving the path as `saved` says."""
-    require_precision("rtol", rtol, jnp.result_type(*network.weights))
+    dtype = jnp.result_type(*network.weights)
+    require_precision("rtol", rtol, dtype)
     args = (network, problem)
     start = clock.start(network, problem)
     size = sum(v.size for v in network.weights)
     run = diffrax.diffeqsolve(
         diffrax.ODETerm(clock.field),
         clock.solver if solver is None else solver,
-        t0=0.0,
-        t1=end,
+        t0=jnp.zeros((), dtype),  # a clock in another dtype would promote the weights
+        t1=jnp.asarray(end, dtype),
         dt0=None,
         y0=start,
         args=args,
@@ -231,8 +238,8 @@ def integrate(
         stepsize_controller=diffrax.PIDController(
             rtol=rtol,
             atol=rtol * 1e-3 * _norm(clock.read(jnp.zeros(()), start, args)[0]) / jnp.sqrt(size),
-            pcoeff=0.3,  # with rejections halved in comparison with a plain integral controller
-            icoeff=0.4,
+            pcoeff=clock.pcoeff,
+            icoeff=clock.icoeff,
         ),
         event=diffrax.Event(lambda u, state, args, **_: log_loss_at(clock.read(u, state, args)[0], *args) < target),
         adjoint=diffrax.ForwardMode(),

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from ._checks import to_float
 from .networks import Convolutional, Diagonal, FullyConnected, Network, with_weights
@@ -40,7 +40,7 @@ def last_layer_zero(network: NetworkT) -> NetworkT:
     return with_weights(network, (*others, jnp.zeros_like(last)))
 
 
-def diagonal(z: Float[Array, " d"], depth: int = 2) -> Diagonal:
+def diagonal(z: Float[ArrayLike, " d"], depth: int = 2) -> Diagonal:
     """A diagonal network with coefficients z and v_{l,j}² − v_{L,j}² ≥ 1 for every l < L and j.
 
     Satisfies the hypothesis of Yun et al. 2021, Corollary 2.
@@ -50,7 +50,7 @@ def diagonal(z: Float[Array, " d"], depth: int = 2) -> Diagonal:
     return Diagonal((first,) * (depth - 1) + (last * jnp.sign(z),))
 
 
-def convolutional(z: Float[Array, " d"], depth: int = 2) -> Convolutional:
+def convolutional(z: Float[ArrayLike, " d"], depth: int = 2) -> Convolutional:
     """A full-length convolutional network with coefficients z, dominated in the Fourier domain.
 
     With the unitary DFT matrix F, |[F w_l]_j|² − |[F w_L]_j|² ≥ 1/d: the hypothesis of Yun et al. 2021,
@@ -64,7 +64,7 @@ def convolutional(z: Float[Array, " d"], depth: int = 2) -> Convolutional:
     return Convolutional((*filters, jnp.fft.irfft(last * phase, z.size)))
 
 
-def fully_connected(z: Float[Array, " d"], widths: tuple[int, ...] | None = None) -> FullyConnected:
+def fully_connected(z: Float[ArrayLike, " d"], widths: tuple[int, ...] | None = None) -> FullyConnected:
     """A fully-connected network with coefficients z and hidden layers of the given `widths`.
 
     The default is one hidden layer as wide as the input. With an orthogonal Q whose first column is

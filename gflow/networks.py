@@ -6,7 +6,7 @@ Imports nothing of gflow.
 import abc
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import TypeVar
 
@@ -14,13 +14,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Inexact, Scalar
+from jaxtyping import Array, ArrayLike, Float, Inexact, Scalar, Shaped
 
 from ._checks import as_float, is_concrete, shapes, to_float
 
 # Below this many multiplications per layer, a circular convolution is one small matrix product;
 # above, XLA's FFT is faster (measured in benchmarks/convolution.py).
-_DIRECT_CONVOLUTION = 4096
+_DIRECT_CONVOLUTION = 2048
 
 
 class Network(eqx.Module):
@@ -47,9 +47,9 @@ class LinearTensorNetwork(Network):
     def coefficients(self) -> Float[Array, " d"]:
         """The linear coefficients β(Θ), with f(x; Θ) = xᵀβ(Θ)."""
 
-    def __call__(self, X: Float[Array, "n d"]) -> Float[Array, " n"]:
+    def __call__(self, X: Float[ArrayLike, "n d"]) -> Float[Array, " n"]:
         """The outputs f(x_i; Θ) for the rows x_i of X."""
-        return X @ self.coefficients()
+        return jnp.asarray(X) @ self.coefficients()
 
     @property
     def depth(self) -> int:
@@ -80,7 +80,7 @@ def with_weights(network: NetworkT, weights: tuple[Array, ...]) -> NetworkT:
     return eqx.tree_at(lambda n: n.weights, network, tuple(weights))
 
 
-def scale(network: NetworkT, alpha: float | Float[Array, ""]) -> NetworkT:
+def scale(network: NetworkT, alpha: Shaped[ArrayLike, ""]) -> NetworkT:
     """The initialisation v_l(0) = α v̄_l from initial directions v̄_l.
 
     `alpha` multiplies every weight, so the coefficients are multiplied by α^L.
@@ -89,7 +89,7 @@ def scale(network: NetworkT, alpha: float | Float[Array, ""]) -> NetworkT:
     start = gflow.scale(gflow.Diagonal(([1.0, 0.5], [0.3, -0.2])), 0.01)
     ```
     """
-    return with_weights(network, tuple(alpha * v for v in network.weights))
+    return with_weights(network, tuple(jnp.asarray(alpha, v.dtype) * v for v in network.weights))
 
 
 class Diagonal(LinearTensorNetwork):
@@ -249,7 +249,8 @@ def _check_assumption_1(network: Orthogonal) -> None:
                 "Orthonormalise it, for instance Q of jnp.linalg.qr, and move the scales into S."
             )
     # β is a polynomial in the weights: it is real for all of them if it is real for generic ones.
-    generic = [np.random.default_rng(0).normal(size=(3, v.size)).astype(v.dtype) for v in network.weights]
+    rng = np.random.default_rng(0)
+    generic = [jnp.asarray(rng.normal(size=(3, v.size)), v.dtype) for v in network.weights]
     for weights in zip(*generic, strict=True):
         beta = with_weights(network, weights)._complex_coefficients()
         error = float(jnp.linalg.norm(beta.imag) / jnp.linalg.norm(beta))
@@ -261,7 +262,7 @@ def _check_assumption_1(network: Orthogonal) -> None:
             )
 
 
-def sparsifying(T: Float[Array, "d d"], weights: tuple[Float[Array, " d"], ...]) -> Orthogonal:
+def sparsifying(T: Shaped[ArrayLike, "_d _d"], weights: Iterable[Shaped[ArrayLike, " d"]]) -> Orthogonal:
     """The network whose implicit bias is sparsity under the transform T: the limit β has a sparse Tβ.
 
     By Theorems 2 and 5 the Assumption 1 network with U_l = I is biased to a small norm of S^{−ᵀ}β; so
@@ -273,14 +274,14 @@ def sparsifying(T: Float[Array, "d d"], weights: tuple[Float[Array, " d"], ...])
     network = gflow.sparsifying(T, (jnp.ones(d), jnp.zeros(d)))
     ```
     """
-    T = to_float(T)
+    T, weights = to_float(T), as_float(weights)
     if T.ndim != 2 or T.shape[0] != T.shape[1] or jnp.iscomplexobj(T):
         raise ValueError(
             f"T must be a real square matrix; got shape {T.shape} and dtype {T.dtype}. For sparsity in an overcomplete "
             "dictionary D, β = Dρ, build Orthogonal with S = D.T; for the Fourier transform use Convolutional."
         )
     identity = jnp.eye(len(T), dtype=T.dtype)
-    return Orthogonal(weights, S=jnp.linalg.inv(T).T, U=(identity,) * len(tuple(weights)))
+    return Orthogonal(weights, S=jnp.linalg.inv(T).T, U=(identity,) * len(weights))
 
 
 class Multilinear(LinearTensorNetwork):

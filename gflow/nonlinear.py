@@ -4,6 +4,7 @@ Imports networks.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -34,7 +35,7 @@ class Nonlinear(Network):
     activation: Callable[[Array], Array] = eqx.field(static=True)
 
     @property
-    def weights(self) -> tuple[Array, ...]:  # pyright: ignore[reportIncompatibleVariableOverride] (equinox allows it)
+    def weights(self) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleVariableOverride] (equinox allows it)
         return self.network.weights
 
     def __call__(self, X: Float[Array, "n d"]) -> Float[Array, " n"]:

@@ -16,8 +16,9 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float, Shaped
 
+Numbers: TypeAlias = Shaped[ArrayLike, "..."]
 Elementwise: TypeAlias = Float[Array, "..."]
 
 # Newton in log x on the convex functions below reaches round-off in at most 5 steps from the starts used.
@@ -35,7 +36,7 @@ def blow_up(L: int) -> float:
     return math.sqrt(math.pi) * math.exp(math.lgamma((L - 2) / 2) - math.lgamma((L - 1) / 2)) / 2
 
 
-def s(q: Elementwise, L: int) -> Elementwise:
+def s(q: Numbers, L: int) -> Elementwise:
     """The time s_L(q) = ∫₀^q (1 + z²)^{−(L−1)/2} dz at which Lemma 4's q(t) has the value `q`.
 
     Its inverse is `q_of`. Source: Yun et al. 2021, Lemma 4.
@@ -48,28 +49,28 @@ def s(q: Elementwise, L: int) -> Elementwise:
     return _s(jnp.arcsinh(q), L)
 
 
-def q_of(time: Elementwise, L: int) -> Elementwise:
+def q_of(time: Numbers, L: int) -> Elementwise:
     """Lemma 4's q at the time `time`, the inverse of `s`; ±∞ at and beyond the blow-up ±c_L."""
     return jnp.sinh(_angle_at_time(time, L))
 
 
-def h(time: Elementwise, L: int) -> Elementwise:
+def h(time: Numbers, L: int) -> Elementwise:
     """h_L(time) = p^{L−1} q; ±∞ at and beyond the blow-up ±c_L. Yun et al. 2021, Lemma 4."""
     x = _angle_at_time(time, L)
     return jnp.sign(x) * jnp.exp(_log_h(jnp.abs(x), L))
 
 
-def h_prime(time: Elementwise, L: int) -> Elementwise:
+def h_prime(time: Numbers, L: int) -> Elementwise:
     """h_L′(time) = p^{2L−4} (p² + (L−1) q²)."""
     return jnp.exp(_log_h_prime(_angle_at_time(time, L), L))
 
 
-def h_inverse(tau: Elementwise, L: int) -> Elementwise:
+def h_inverse(tau: Numbers, L: int) -> Elementwise:
     """h_L⁻¹(τ) = H_L′(τ), the time at which h_L has the value `tau`."""
     return _h_inverse(jnp.asarray(tau, float), _check_depth(L))
 
 
-def H(tau: Elementwise, L: int) -> Elementwise:
+def H(tau: Numbers, L: int) -> Elementwise:
     """H_L(τ) = ∫₀^τ h_L⁻¹, the potential of Yun et al. 2021, Theorem 5.
 
     Near 0 it is τ²/2, so it underflows to 0 below |τ| ~ 1e-162: use `log_H` there.
@@ -81,15 +82,16 @@ def H(tau: Elementwise, L: int) -> Elementwise:
     return _H(jnp.asarray(tau, float), _check_depth(L))
 
 
-def log_H(log_tau: Elementwise, L: int) -> Elementwise:
+def log_H(log_tau: Numbers, L: int) -> Elementwise:
     """log H_L(τ) as a function of log τ, for every real `log_tau` (τ itself need not be representable)."""
     _check_depth(L)
+    log_tau = jnp.asarray(log_tau, float)
     near = log_tau < -40  # there H = τ²/2 to round-off
     x = jnp.exp(_log_angle(jnp.where(near, 0.0, log_tau), L))
     return log_tau + jnp.where(near, log_tau - math.log(2), jnp.log(_H_over_tau(x, L)))
 
 
-def G(time: Elementwise, L: int) -> Elementwise:
+def G(time: Numbers, L: int) -> Elementwise:
     """G_L(time) = q²/2, the convex conjugate of H_L; +∞ at and beyond the blow-up ±c_L."""
     return q_of(time, L) ** 2 / 2
 

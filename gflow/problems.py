@@ -60,9 +60,10 @@ class Regression(Problem):
     def log_loss(self, outputs: Float[Array, " n"]) -> Scalar:
         r = self.residual(outputs)
         largest = jnp.max(jnp.abs(r))
-        safe = jnp.where(largest > 0, largest, 1.0)  # keeps log and its derivative finite at r = 0
-        value = jnp.log(jnp.sum((r / safe) ** 2) / 2) + 2 * jnp.log(safe)
-        return jnp.where(largest > 0, value, -jnp.inf)
+        exact = largest == 0  # false for NaN, which must stay NaN
+        unit = jnp.where(exact, 1.0, largest)  # keeps squares from underflow, and derivatives finite at r = 0
+        log_sum = jnp.log(jnp.sum(jnp.where(exact, 1.0, r / unit) ** 2) / 2) + 2 * jnp.log(unit)
+        return jnp.where(exact, -jnp.inf, log_sum)
 
 
 def exponential(margin: Float[Array, "..."]) -> Float[Array, "..."]:

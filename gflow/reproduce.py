@@ -17,7 +17,7 @@ from .compare import angle, compare
 from .descent import Descent, descend
 from .flow import Solution, flow
 from .limit import limit
-from .networks import Network, scale
+from .networks import LinearTensorNetwork, scale
 from .problems import Classification, Problem, Regression
 
 SCALES = (0.01, 0.5, 1.0)
@@ -110,14 +110,14 @@ def experiment(task: Task, name: str) -> list[Run]:
     z = directions()
     alphas, js = (grid.ravel() for grid in np.meshgrid(SCALES, np.arange(len(z)), indexing="ij"))
     starts = jax.vmap(lambda alpha, z: scale(NETWORKS[name](z), alpha))(jnp.asarray(alphas), jnp.asarray(z[js]))
-    results = jax.device_get(_three_ways(starts, task))
+    results = _three_ways(starts, task)
     return [
         _run(task, name, float(alphas[i]), int(js[i]), *jax.tree.map(lambda v, i=i: v[i], (starts, *results)))
         for i in range(len(alphas))
     ]
 
 
-def _three_ways(starts: Network, task: Task) -> tuple[Descent, Solution, Solution]:
+def _three_ways(starts: LinearTensorNetwork, task: Task) -> tuple[Descent, Solution, Solution]:
     """Descent, the flow at the same times, and the flow's end, for a batch of starts."""
     steps = jnp.asarray(task.saved_steps)
     descent = jax.vmap(lambda start: descend(start, task.problem, optax.sgd(task.step_size), steps=steps))
@@ -130,7 +130,14 @@ def _three_ways(starts: Network, task: Task) -> tuple[Descent, Solution, Solutio
 
 
 def _run(
-    task: Task, name: str, alpha: float, direction: int, start: Network, descent: Descent, path: Solution, end: Solution
+    task: Task,
+    name: str,
+    alpha: float,
+    direction: int,
+    start: LinearTensorNetwork,
+    descent: Descent,
+    path: Solution,
+    end: Solution,
 ) -> Run:
     expected = predict.limit(start, task.problem)
     reached, descended = compare(end, expected), compare(descent, expected)

@@ -1,8 +1,13 @@
+import hypothesis
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import pytest
 
 jax.config.update("jax_enable_x64", True)
+
+hypothesis.settings.register_profile("compiled", deadline=None)  # a first example compiles
+hypothesis.settings.load_profile("compiled")
 
 import gflow  # noqa: E402  (x64 first)
 
@@ -23,3 +28,11 @@ def one_point():
 def two_points():
     """The paper's classification: two separable points in two dimensions."""
     return gflow.Classification(X=jnp.array([[1.0, 2.0], [0.0, -3.0]]), y=jnp.array([1.0, -1.0]))
+
+
+@pytest.fixture
+def unchecked_types():
+    """No type checks at run time, as users have it: so that gflow's own errors are seen."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -27,7 +27,7 @@ def test_iterates_are_those_of_a_plain_loop(one_point):
 
 def test_descent_approaches_the_flow_at_first_order_in_the_step_size(one_point):
     start, t = initial.fully_connected(jnp.array([0.6, -0.3])), 0.8
-    exact = gflow.flow(start, one_point, times=[t], rtol=1e-11).network.coefficients()
+    exact = gflow.flow(start, one_point, times=jnp.array([t]), rtol=1e-11).network.coefficients()
     errors = []
     for step_size in (4e-3, 2e-3, 1e-3):
         steps = jnp.array([round(t / step_size)])
@@ -42,7 +42,7 @@ def test_any_optimizer_serves(one_point):
     assert descent.log_loss < -20
 
 
-def test_bad_steps_are_named(one_point):
+def test_bad_steps_are_named(one_point, unchecked_types):
     start = initial.diagonal(jnp.array([0.6, -0.3]))
     for steps, message in (([3, 1], "increase"), ([0.5], "integers"), (7, r"shape \(T,\)")):
         with pytest.raises(ValueError, match=message):

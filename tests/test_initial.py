@@ -18,7 +18,7 @@ DEPTHS = st.integers(2, 5)
 
 
 @given(VECTORS, DEPTHS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_prescribed_coefficients_are_exact(z, depth):
     for network in (
         initial.diagonal(z, depth),
@@ -31,7 +31,7 @@ def test_prescribed_coefficients_are_exact(z, depth):
 
 
 @given(VECTORS, DEPTHS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_first_layers_dominate_the_last(z, depth):
     *others, last = initial.diagonal(z, depth).weights
     assert all(np.all(v**2 - last**2 >= 1 - 1e-9 * last**2) for v in others)

@@ -26,7 +26,7 @@ ARCHITECTURES = {
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @given(data=st.data())
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_the_limit_is_the_one_of_theorem_6(name, data, solve_limit):
     architecture, shapes = ARCHITECTURES[name]
     weights = [data.draw(entries(*shape)) for shape in shapes]

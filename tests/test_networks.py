@@ -54,7 +54,7 @@ def test_data_tensors_are_the_ones_of_the_paper():
 
 
 @given(st.integers(1, 9).flatmap(lambda d: st.tuples(st.lists(st.integers(1, d), max_size=3), st.just(d))))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_convolution_composes_the_layers(lengths):
     *filters, d = [*lengths[0], lengths[1]]
     weights = random_weights(d, *((k,) for k in filters), (d,))
@@ -72,7 +72,7 @@ def test_long_filters_take_the_fourier_route_to_the_same_coefficients():
 
 
 @given(st.floats(1e-3, 1e3), st.sampled_from(sorted(networks())))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_the_initial_scale_multiplies_coefficients_by_its_power_of_depth(alpha, name):
     network = networks()[name]
     scaled = gflow.scale(network, alpha).coefficients()

@@ -139,8 +139,8 @@ def test_difference_of_two_squares_is_diagonal():
 def test_the_flow_of_a_difference_of_squares_is_the_diagonal_one_at_half_the_time():
     plus, minus = normals(4, D, D)
     problem = gflow.Regression(*normals(5, (2, D), 2))
-    tied = gflow.flow(gflow.DifferenceOfPowers((plus, minus), depth=2), problem, times=[0.5], rtol=1e-11)
-    diagonal = gflow.flow(gflow.Diagonal((plus + minus, plus - minus)), problem, times=[1.0], rtol=1e-11)
+    tied = gflow.flow(gflow.DifferenceOfPowers((plus, minus), depth=2), problem, times=jnp.array([0.5]), rtol=1e-11)
+    diagonal = gflow.flow(gflow.Diagonal((plus + minus, plus - minus)), problem, times=jnp.array([1.0]), rtol=1e-11)
     np.testing.assert_allclose(tied.network.coefficients(), diagonal.network.coefficients(), rtol=1e-9)
 
 
@@ -148,7 +148,7 @@ def test_the_linear_model_is_the_diagonal_network_of_one_layer():
     """Its flow is β(t) = β* + e^{−tXᵀX}(β(0) − β*) with X β* = y."""
     start, X = normals(6, D, (2, D))
     y = X @ jnp.ones(D)
-    end = gflow.flow(gflow.Diagonal((start,)), gflow.Regression(X, y), times=[0.7], rtol=1e-11).network
+    end = gflow.flow(gflow.Diagonal((start,)), gflow.Regression(X, y), times=jnp.array([0.7]), rtol=1e-11).network
     expected = 1 + jax.scipy.linalg.expm(-0.7 * X.T @ X) @ (start - 1)
     np.testing.assert_allclose(end.coefficients(), expected, rtol=1e-9)
 
@@ -156,7 +156,8 @@ def test_the_linear_model_is_the_diagonal_network_of_one_layer():
 def test_the_flow_of_a_complex_decomposition_is_that_of_the_real_network():
     problem = gflow.Regression(*normals(5, (2, D), 2))
     network = fourier(3)
-    ends = [gflow.flow(n, problem, times=[0.3], rtol=1e-11) for n in (network, gflow.Convolutional(network.weights))]
+    both = (network, gflow.Convolutional(network.weights))
+    ends = [gflow.flow(n, problem, times=jnp.array([0.3]), rtol=1e-11) for n in both]
     np.testing.assert_allclose(*(end.network.coefficients() for end in ends), rtol=1e-9)
 
 

@@ -52,7 +52,7 @@ def test_the_flow_descends_the_loss_along_its_gradient():
     network = gflow.Nonlinear(LAYERED["fully-connected"], jnp.tanh)
     problem = gflow.Regression(X, Y)
     h = 1e-4
-    path = gflow.flow(network, problem, times=[h, 1.0, 10.0, 100.0], rtol=1e-12)
+    path = gflow.flow(network, problem, times=jnp.array([h, 1.0, 10.0, 100.0]), rtol=1e-12)
     assert (np.diff(np.exp(path.log_losses)) <= 1e-12).all()
     step = [v[0] for v in path.networks.weights]
     half = gflow.with_weights(network, tuple((v + w) / 2 for v, w in zip(network.weights, step, strict=True)))
@@ -64,6 +64,6 @@ def test_the_flow_descends_the_loss_along_its_gradient():
 @pytest.mark.parametrize("name", ["convolutional", "multilinear"])
 def test_a_classification_is_learned_by_a_nonlinear_network(name):
     network = gflow.Nonlinear((LAYERED | GENERAL)[name], jnp.tanh)
-    path = gflow.flow(network, gflow.Classification(X, jnp.array([1.0, -1.0])), times=[1.0, 10.0, 100.0])
+    path = gflow.flow(network, gflow.Classification(X, jnp.array([1.0, -1.0])), times=jnp.array([1.0, 10.0, 100.0]))
     assert (np.diff(path.log_losses) < 0).all()
     assert path.log_loss < -3

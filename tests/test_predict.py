@@ -119,10 +119,10 @@ def test_the_strongest_theorem_is_named(one_point, two_points):
 
 def test_refusals_name_the_number_that_fails(regression, one_point, two_points):
     z = jnp.array([0.6, -0.3])
-    swapped = gflow.Diagonal(initial.diagonal(z).weights[::-1])
-    with pytest.raises(ValueError, match=r"Corollary 2 does not apply: .* it is -1"):
-        predict.limit(swapped, two_points)
-    with pytest.raises(ValueError, match="got 2 layers and 6 data points"):
+    crossed = gflow.Diagonal((jnp.array([1.0, 2.0]), jnp.array([2.0, 1.0])))  # neither layer dominates
+    with pytest.raises(ValueError, match=r"Corollary 2: FAILS \(-3\): λ"):
+        predict.limit(crossed, two_points)
+    with pytest.raises(ValueError, match=r"Corollary 5 does not apply: FAILS .*: the last layer starts at zero"):
         predict.limit(initial.diagonal(jnp.ones(15)), regression)
     with pytest.raises(ValueError, match="No theorem predicts"):
         predict.limit(initial.diagonal(z, 3), two_points)

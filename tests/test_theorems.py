@@ -182,7 +182,9 @@ def test_filters_of_length_one_and_two_give_filtered_data(y):
         left, right = jnp.roll(x, -1), jnp.roll(x, 1)
         filtered = y * (2 * x + jnp.sign(x @ left) * (left + right))
         for k, expected in ((1, y * x), (2, filtered)):
-            found = gflow.predict.two_layer_direction(gflow.Convolutional((jnp.ones(D)[:k] * 0.7 + X[0, :k], ZERO)), problem)
+            found = gflow.predict.two_layer_direction(
+                gflow.Convolutional((jnp.ones(D)[:k] * 0.7 + X[0, :k], ZERO)), problem
+            )
             assert gflow.angle(found.coefficients, np.asarray(expected)) < 1e-9
 
 

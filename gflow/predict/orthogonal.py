@@ -28,7 +28,8 @@ from ..problems import Regression
 from .norms import data, minimum_norm, require_full_row_rank
 from .prediction import Hypothesis, Prediction
 
-Vector = Float[np.ndarray, " m"]
+Modal = Float[np.ndarray, " m"]
+Data = Float[np.ndarray, " n"]
 Matrix = Float[np.ndarray, "n m"]
 
 ACCEPTED_GAP = 1e-8
@@ -95,7 +96,9 @@ def _name(network: Network) -> str:
     return corollaries.get(type(network), "Theorem 5")
 
 
-def _program(network: Network, problem: Regression) -> tuple[Matrix, Vector, Matrix, Vector, tuple[Hypothesis, ...]]:
+def _program(
+    network: Network, problem: Regression
+) -> tuple[Float[np.ndarray, "m d"], Modal, Matrix, Data, tuple[Hypothesis, ...]]:
     """S, η, A = X Sᵀ, y and the hypotheses, all of which hold."""
     if len(network.weights) < 2:
         raise ValueError("Theorem 5 needs at least two layers; for one ask gflow.predict.linear_limit.")
@@ -136,7 +139,7 @@ def initial_hypotheses(found: Modes) -> tuple[Hypothesis, ...]:
 # The programs. Each gives a ρ near the minimiser.
 
 
-def _candidates(A: Matrix, y: Vector, eta: Vector, L: int) -> Iterator[tuple[str, Vector]]:
+def _candidates(A: Matrix, y: Data, eta: Modal, L: int) -> Iterator[tuple[str, Modal]]:
     import cvxpy as cp
 
     if not y.any():
@@ -153,7 +156,7 @@ def _candidates(A: Matrix, y: Vector, eta: Vector, L: int) -> Iterator[tuple[str
         yield solver, rho
 
 
-def conic_dual(A: Matrix, y: Vector, eta: Vector, solver: str = "CLARABEL") -> Vector:
+def conic_dual(A: Matrix, y: Data, eta: Modal, solver: str = "CLARABEL") -> Modal:
     """ρ by the dual program for L = 2, minimise Σ_j η_j² (cosh 2ζ_j − 1)/4 − yᵀν, as second-order cones.
 
     cosh z − 1 = E_0 with E_{k−1} = 4E_k + 2E_k² (the doubling formula) from E_K = cosh(z/2^K) − 1, which
@@ -183,7 +186,7 @@ def conic_dual(A: Matrix, y: Vector, eta: Vector, solver: str = "CLARABEL") -> V
     return eta**2 * np.sinh(z_max * (A.T @ _found(nu.value))) / 2
 
 
-def reweighted_least_squares(A: Matrix, y: Vector, eta: Vector, L: int, *, solver: str = "CLARABEL") -> Vector:
+def reweighted_least_squares(A: Matrix, y: Data, eta: Modal, L: int, *, solver: str = "CLARABEL") -> Modal:
     """ρ for any L by a sequence of quadratic programs, each a majorant of Q that touches it at the last ρ.
 
     H_L(√·) is concave, so H_L(τ) ≤ H_L(τ_k) + (τ² − τ_k²) h_L^{−1}(τ_k) / (2τ_k): every step lowers Q.
@@ -213,7 +216,7 @@ def reweighted_least_squares(A: Matrix, y: Vector, eta: Vector, L: int, *, solve
 _MAJORANTS = 100
 
 
-def _found(value: Vector | None) -> Vector:
+def _found(value: np.ndarray | None) -> np.ndarray:
     if value is None:
         raise ValueError("the solver returned no point")
     return value
@@ -222,7 +225,7 @@ def _found(value: Vector | None) -> Vector:
 # The refinement and the certificate, on the program's own optimality conditions.
 
 
-def refine(A: Matrix, y: Vector, eta: Vector, L: int, rho: Vector) -> tuple[Vector, Vector]:
+def refine(A: Matrix, y: Data, eta: Modal, L: int, rho: Modal) -> tuple[Modal, Data]:
     """ρ and ν by Newton's method on h_L^{−1}(ρ_j / |η_j|^L) = κ_j ζ_j and Aρ = y, from a ρ nearby.
 
     The unknowns are ν and the angles x_j with ρ_j = |η_j|^L sinh x_j cosh^{L−1} x_j. In them a coordinate
@@ -244,22 +247,22 @@ def refine(A: Matrix, y: Vector, eta: Vector, L: int, rho: Vector) -> tuple[Vect
     return c * np.sinh(x) * np.cosh(x) ** (L - 1), nu
 
 
-def _evaluate(function: Callable[..., Array], argument: Vector, L: int) -> Vector:
+def _evaluate(function: Callable[..., Array], argument: Modal, L: int) -> Modal:
     return np.asarray(function(jnp.asarray(argument), L))
 
 
-def _slope(p: Vector, q: Vector, L: int) -> Vector:
+def _slope(p: Modal, q: Modal, L: int) -> Modal:
     """h_L′ = p^{2L−4} (p² + (L−1) q²)."""
     return p ** (2 * L - 4) * (p**2 + (L - 1) * q**2)
 
 
-def _solve(A: Matrix, D: Vector, right: Vector) -> Vector:
+def _solve(A: Matrix, D: Modal, right: Data) -> Data:
     """The solution of A diag(D) Aᵀ z = right."""
     _, R = np.linalg.qr(np.sqrt(D)[:, None] * A.T)
     return np.linalg.solve(R, np.linalg.solve(R.T, right))
 
 
-def _angle(tau: Vector, L: int) -> Vector:
+def _angle(tau: Modal, L: int) -> Modal:
     """x with sinh x cosh^{L−1} x = τ, to the accuracy that a start needs."""
     last = potential.blow_up(L) * (1 - 1e-15)
     return np.arcsinh(_evaluate(potential.q_of, np.clip(_evaluate(potential.h_inverse, tau, L), -last, last), L))
@@ -268,7 +271,7 @@ def _angle(tau: Vector, L: int) -> Vector:
 _NEWTON_STEPS = 50
 
 
-def certificate(A: Matrix, y: Vector, eta: Vector, L: int, rho: Vector, nu: Vector) -> tuple[Vector, float, float]:
+def certificate(A: Matrix, y: Data, eta: Modal, L: int, rho: Modal, nu: Data) -> tuple[Modal, float, float]:
     """A feasible point next to ρ, its KKT residual, and its relative duality gap (Q − dual) / Q with ν."""
     if not y.any():
         return np.zeros(eta.size), 0.0, 0.0

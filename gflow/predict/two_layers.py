@@ -42,12 +42,11 @@ def two_layer_limit(network: LinearTensorNetwork, problem: Regression) -> Predic
         U_2 @ (growing - falling) + (v_2 - U_2 @ b),
     )
     beta = _coefficients(network, ends)
-    size = max(abs(y), float(jnp.abs(network(problem.X)[0])), np.finfo(float).tiny)
     return Prediction(
         coefficients=beta,
         theorem="Theorem 6",
         is_direction=False,
-        residual=abs(float(x @ beta) - y) / size,
+        residual=abs(float(x @ beta) - y) / float(np.abs(x) @ np.abs(beta) + abs(y)),
         hypotheses=(_dominance(s, a, b), _reach(a, b, y)),
     )
 

@@ -10,7 +10,8 @@ dη_l/dζ = Π_{k≠l} η_k in every coordinate j by itself, and η_k² − η_i
 
 With q = a sinh x, a = √c_1 and b_k = √(c_k / c_1) this is, for each coordinate,
 
-    ρ = a^L sinh x Π_k √(sinh²x + b_k²),    ζ = a^{2−L} (Z(x) − Z(x_0)),    Z(x) = ∫₀^x Π_{k≥2} (sinh²z + b_k²)^{−1/2} dz.
+    ρ = a^L sinh x Π_k √(sinh²x + b_k²),    ζ = a^{2−L} (Z(x) − Z(x_0)),
+    Z(x) = ∫₀^x Π_{k≥2} (sinh²z + b_k²)^{−1/2} dz.
 
 The angle x is the one coordinate in which nothing cancels or overflows: q ~ e^x, and Z(x) = x for two layers.
 Yun et al.'s Lemma 4 is the case b_k = 1, x_0 = 0.

@@ -7,10 +7,9 @@ the minimum of a convex function of ν. That holds for every initialisation with
 coordinate. Yun et al. 2021, Theorem 5, is the case in which that layer starts at zero.
 """
 
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import diffrax
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,7 +45,7 @@ def decompose(network: Network, problem: Problem) -> Decomposition | None:
     - In every coordinate one layer must be strictly smaller than the others. Where values can be seen and it is
       not, the answer is None; where they cannot, the solution of that lane is not finite, and its status says so.
     """
-    if not isinstance(problem, Regression) or network.depth < 2:
+    if not isinstance(problem, Regression) or len(network.weights) < 2:
         return None
     if isinstance(network, Diagonal):
         Z, eta = problem.X, jnp.stack(network.weights)
@@ -155,12 +154,16 @@ def _lift(network: NetworkT, problem: Problem, eta: Float[Array, "L m"], log_alp
         return with_weights(network, tuple(eta))
 
     def modes_of(weights: tuple[Array, ...]) -> Array:
-        return jnp.stack(real_modes(with_weights(network, weights), problem).eta)
+        found = real_modes(with_weights(network, weights), problem)
+        assert found is not None  # `decompose` has found them
+        return jnp.stack(found.eta)
 
     start, transposed = jax.vjp(modes_of, network.weights)  # η_l = U_lᵀv_l, and U_l η_l is its transpose
     (inside,), (ends,) = transposed(start), transposed(eta)
     alpha = jnp.exp(log_alpha)
-    return with_weights(network, tuple(alpha * (v - u) + w for v, u, w in zip(network.weights, inside, ends)))
+    return with_weights(
+        network, tuple(alpha * (v - u) + w for v, u, w in zip(network.weights, inside, ends, strict=True))
+    )
 
 
 def flow(
@@ -199,7 +202,7 @@ def flow(
     def angles(state: Array) -> Array:
         return coordinates.start + state @ Z if L == 2 else state
 
-    def field(u: Scalar, state: Array, args: None) -> Array:
+    def field(u: Any, state: Array, args: None) -> Array:
         x = angles(state)
         nu_dot = jnp.exp(u) * (y - Z @ coordinates.rho(x))
         return nu_dot if L == 2 else nu_dot @ Z * jnp.exp(-jnp.maximum(coordinates.log_zeta_slope(x), _FLATTEST))
@@ -221,6 +224,7 @@ def flow(
         saved = _lift(network, problem, coordinates.eta(angles(state)), log_alpha)
         return saved, problem.log_loss(saved(problem.X))
 
+    assert run.ys is not None
     networks, log_losses = jax.vmap(read)(run.ys)
     last, log_loss = jax.tree.map(lambda v: v[-1], (networks, log_losses))
     ran_out = Status.where(run.result == diffrax.RESULTS.max_steps_reached, Status.step_limit, Status.not_finite)

@@ -13,8 +13,8 @@ import lineax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Scalar
 
-from ._checks import require_precision
 from . import dual
+from ._checks import require_precision
 from .flow import LAST_LOG_TIME, TIME, Solution, Status, integrate
 from .networks import Network, scale, with_weights
 from .problems import Problem, Regression

@@ -42,7 +42,7 @@ def test_reverse_derivatives_agree_with_central_differences(L):
         h = 1e-4
 
         def at(t, towards=towards):
-            return objective(*jax.tree.map(lambda v, d: v + t * d, arguments, towards))
+            return objective(*jax.tree.map(lambda v, w: v + t * w, arguments, towards))
 
         numeric = (8 * (at(h) - at(-h)) - (at(2 * h) - at(-2 * h))) / (12 * h)
         exact = sum(jnp.sum(g * d) for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(towards), strict=True))

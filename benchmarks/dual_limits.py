@@ -44,7 +44,7 @@ def compiled(function, *arguments):
     compilation = time.perf_counter() - start
     jax.block_until_ready(run(*arguments))
     times = []
-    for _ in range(3):
+    for _ in range(2):
         start = time.perf_counter()
         result = jax.block_until_ready(run(*arguments))
         times.append(time.perf_counter() - start)
@@ -123,7 +123,7 @@ def path_end(log_alpha):
     return path.network.coefficients(), jnp.exp(path.log_loss / 2), path.steps
 
 
-LAST_TIMES = jnp.log(jnp.array([1.0, 10.0, 100.0, 1e3, 1e4, 1e5]))
+LAST_TIMES = jnp.log(jnp.array([1.0, 1e2, 1e4, 1e6, 1e9]))
 
 
 def main():
@@ -132,7 +132,7 @@ def main():
         jax.vmap(lambda a: gflow.limit(network, problem, log_alpha=a).network.coefficients()), log_alphas
     )
     proofs = jax.jit(jax.vmap(lambda a: gflow.dual.certificate(network, problem, log_alpha=a)))(log_alphas)
-    some = [0, 16, 32, 56]
+    some = [0, 56]
     references = {i: exact(alphas[i], jax.tree.map(lambda v, i=i: v[i], proofs)) for i in some}
     error_limit = max(distance(ends[i], references[i]) for i in some)
     reference = np.asarray(ends)
@@ -184,7 +184,7 @@ def main():
     for L in (3, 4, 5):
         deep = gflow.Diagonal((*[jnp.ones(d)] * (L - 1), jnp.zeros(d)))
         solve = jax.jit(lambda a, deep=deep: gflow.dual.certificate(deep, problem, log_alpha=a))
-        for alpha in (1e-2, 1e-4, 1e-6):
+        for alpha in (1e-2, 1e-6):
             end = jax.block_until_ready(solve(jnp.log(alpha)))
             start = time.perf_counter()
             jax.block_until_ready(solve(jnp.log(alpha)))

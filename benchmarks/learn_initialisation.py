@@ -64,8 +64,8 @@ def main(steps=120):
         if i % 25 == 0:
             print(f"step {i:3d}: training loss {float(value):.2e}")
     before, after = (jnp.median(jax.jit(errors)(v, held_out)) for v in (jnp.zeros(d), log_eta))
-    print(f"{time.perf_counter() - start:.1f} s. Median error on 64 held-out signals: "
-          f"eta = 1 {float(before):.1e}, learned {float(after):.1e}, {float(before / after):.0f} times less")  # fmt: skip
+    print(f"{time.perf_counter() - start:.1f} s. Median error, 64 held-out signals: "
+          f"eta = 1 {float(before):.1e}, learned {float(after):.1e}, {float(before / after):.0f} x less")  # fmt: skip
     found = np.argsort(-np.asarray(log_eta))[:12]
     print(f"of the 12 largest eta, {len(set(found.tolist()) & set(habitat.tolist()))} are where signals live")
 

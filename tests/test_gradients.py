@@ -32,7 +32,7 @@ def direction(arguments, seed):
     return jax.tree.unflatten(tree, [jnp.asarray(rng.normal(size=v.shape)) for v in leaves])
 
 
-@pytest.mark.parametrize("L", [2, 3, 4])
+@pytest.mark.parametrize("L", [2, 3])
 def test_reverse_derivatives_agree_with_central_differences(L):
     arguments = setup(L)
     objective = jax.jit(lambda *a: jnp.sum(jnp.sin(dual_end(*a))))

@@ -131,7 +131,7 @@ def initial_hypotheses(found: Modes) -> tuple[Hypothesis, ...]:
     }
     smallest = float(np.abs(first).min()) / size
     return (
-        *(Hypothesis(s, e <= _ROUND_OFF, _ROUND_OFF - e) for s, e in equations.items()),
+        *(Hypothesis(s, bool(e <= _ROUND_OFF), float(_ROUND_OFF - e)) for s, e in equations.items()),
         Hypothesis("min_j |η_j| / max_j |η_j| is positive", smallest > _ROUND_OFF, smallest),
     )
 

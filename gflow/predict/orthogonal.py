@@ -132,7 +132,7 @@ def initial_hypotheses(found: Modes) -> tuple[Hypothesis, ...]:
     smallest = float(np.abs(first).min()) / size
     return (
         *(Hypothesis(s, bool(e <= _ROUND_OFF), float(_ROUND_OFF - e)) for s, e in equations.items()),
-        Hypothesis("min_j |η_j| / max_j |η_j| is positive", smallest > _ROUND_OFF, smallest),
+        Hypothesis("min_j |η_j| / max_j |η_j| is positive", bool(smallest > _ROUND_OFF), float(smallest)),
     )
 
 

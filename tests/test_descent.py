@@ -42,6 +42,15 @@ def test_any_optimizer_serves(one_point):
     assert descent.log_loss < -20
 
 
+def test_descent_runs_on_nonlinear_networks_and_stays_near_their_flow(one_point):
+    start = gflow.Nonlinear(initial.fully_connected(jnp.array([0.6, -0.3])), jnp.tanh)
+    descent = gflow.descend(start, one_point, optax.sgd(1e-3), steps=jnp.array([0, 1000]))
+    path = gflow.flow(start, one_point, times=jnp.array([1.0]))
+    assert descent.log_loss < descent.log_losses[0]
+    for found, exact in zip(descent.network.weights, path.network.weights, strict=True):
+        np.testing.assert_allclose(found, exact, atol=2e-3)
+
+
 def test_bad_steps_are_named(one_point, unchecked_types):
     start = initial.diagonal(jnp.array([0.6, -0.3]))
     for steps, message in (([3, 1], "increase"), ([0.5], "integers"), (7, r"shape \(T,\)")):

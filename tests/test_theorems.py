@@ -215,9 +215,49 @@ def test_the_search_for_three_layers_finds_stationary_points():
         assert gflow.predict.stationarity(gflow.Diagonal((cube,) * 3), LABELS).residual < 1e-5
 
 
+@pytest.mark.parametrize("network", [FULL_3, orthogonal_network(3)], ids=["convolutional", "orthogonal"])
+def test_stationary_points_are_found_in_every_basis(network):
+    points = gflow.predict.stationary_points(network, LABELS, starts=3)
+    assert points
+    assert all(point.residual < 1e-5 for point in points)
+    with pytest.raises(ValueError, match="stationary"):
+        gflow.predict.limit(network, LABELS)
+
+
 def test_theorem_2_for_three_layers_is_not_claimed_to_be_a_point():
     with pytest.raises(ValueError, match="stationary"):
         gflow.predict.limit(DIAGONAL_3, LABELS)
+
+
+# Theorem 1.
+
+
+@pytest.mark.parametrize(
+    "network",
+    [SHORT, PRODUCT_3, gflow.MatrixProduct(normals(10, (2, 3), (3, 3))), MULTILINEAR, CONNECTED_3, FULL_3, DIAGONAL_3],
+    ids=lambda network: f"{type(network).__name__} {network.depth}",
+)
+def test_singular_vectors_by_power_iteration_satisfy_theorem_1(network):
+    """On one data point the tensor of Theorem 1 is M(y x): alternate over its modes, entry by entry."""
+    size = network.coefficients().size
+    x = normals(20, size)[0]
+    problem = gflow.Classification(x[None], jnp.array([-1.0]))
+    tensor = -np.asarray(network.data_tensor(x))
+    vectors = [np.asarray(v) for v in normals(21, *tensor.shape)]
+
+    def end():
+        weights = (jnp.asarray(v.reshape(w.shape)) for v, w in zip(vectors, network.weights, strict=True))
+        return gflow.with_weights(network, tuple(weights))
+
+    assert gflow.predict.singular_vector_residual(end(), problem) > 1e-2
+    for _ in range(300):
+        for layer in range(len(vectors)):
+            contracted = tensor
+            for other in reversed(range(len(vectors))):
+                if other != layer:
+                    contracted = np.tensordot(contracted, vectors[other], (other, 0))
+            vectors[layer] = contracted / np.linalg.norm(contracted)
+    assert gflow.predict.singular_vector_residual(end(), problem) < 1e-7
 
 
 # What is refused, by name and number.

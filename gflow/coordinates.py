@@ -21,7 +21,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Scalar
+from jaxtyping import Array, Bool, Float, Int, Scalar
 
 
 class Coordinates(eqx.Module):
@@ -34,8 +34,7 @@ class Coordinates(eqx.Module):
     - `start`: x_0, shape (m,).
     - `order`: the layers by increasing |η_l|, shape (L, m).
     - `signs`: of η_l in that order; the first is that of q / η.
-
-    Where two layers share the smallest |η_l|, a = 0 and the numbers are not finite.
+    - `tied`: where two layers share the smallest |η_l|. There a = 0, and a tiny a stands for it: see `inexact`.
     """
 
     log_scale: Scalar
@@ -44,31 +43,51 @@ class Coordinates(eqx.Module):
     start: Float[Array, " m"]
     order: Int[Array, "L m"]
     signs: Float[Array, "L m"]
+    tied: Bool[Array, " m"]
 
     @classmethod
     def of(cls, eta: Float[Array, "L m"], log_alpha: float | Scalar = 0.0) -> "Coordinates":
         """The systems that start at η_l(0) = e^log_alpha · `eta[l]`."""
         size = jnp.max(jnp.abs(eta), axis=0)
+        size = jnp.where(size > 0, size, 1.0)
         order = jnp.argsort(jnp.abs(eta), axis=0)
-        eta = jnp.take_along_axis(eta / jnp.where(size > 0, size, 1.0), order, axis=0)
+        eta = jnp.take_along_axis(eta, order, axis=0)
         least, others = jnp.abs(eta[0]), jnp.abs(eta[1:])
-        log_c = (jnp.log(others - least) + jnp.log(others + least)) / 2
+        differences = (others - least) / size
+        tied = differences[0] <= (_TINY if len(eta) == 2 else TIE * others[0] / size)
+        log_sums = jnp.log(jnp.maximum((others + least) / size, _TINY))
+        log_c = (jnp.log(jnp.maximum(differences, _TINY)) + log_sums) / 2
         signs = jnp.where(eta < 0, -1.0, 1.0).at[0].set(1.0)
         signs = signs.at[0].set(jnp.prod(signs, axis=0))
+        q = signs[0] * eta[0] / size
+        # Of a tie, log(2q/a) has the right derivatives by both layers, arcsinh(q/a) has not.
+        start = jnp.where(tied, jnp.sign(q) * (log_sums[0] - log_c[0]), jnp.arcsinh(q * jnp.exp(-log_c[0])))
         log_a = log_c[0] + jnp.log(size)
-        largest = jax.lax.stop_gradient(jnp.max(log_a))
+        largest = jax.lax.stop_gradient(jnp.max(log_a + jnp.abs(start)))
         return cls(
             log_scale=log_alpha + largest,
             log_a=log_a - largest,
             log_b=log_c - log_c[0],
-            start=jnp.arcsinh(signs[0] * eta[0] * jnp.exp(-log_c[0])),
+            start=start,
             order=order,
             signs=signs,
+            tied=tied,
         )
 
     @property
     def depth(self) -> int:
         return self.log_b.shape[0] + 1
+
+    def inexact(self, x: Float[Array, " m"]) -> Bool[Array, ""]:
+        """Whether at the angles x a tie matters.
+
+        For two layers η_1 ± η_2 ~ e^{±ζ} holds with ties too. The tiny a that stands for 0 does not matter where
+        q has kept its sign and is much larger than a, or where both layers are zero and have stayed negligible.
+        """
+        eps, rho = jnp.finfo(x.dtype).eps, jnp.abs(self.rho(x))
+        grown = (jnp.exp(-2 * jnp.abs(x)) < eps) & (x * self.start > 0)
+        dead = (self.start == 0) & (rho <= eps * jnp.max(rho))
+        return jnp.any(self.tied & ~(grown | dead)) if self.depth == 2 else jnp.any(self.tied)
 
     def _log_size(self, x: Float[Array, " m"], layers: int) -> Float[Array, " m"]:
         """log of α^layers a^layers e^{layers |x|}."""
@@ -109,6 +128,10 @@ class Coordinates(eqx.Module):
         sinh, _, radii = _scaled(x, self.log_b)
         ranked = self.signs * jnp.exp(self._log_size(x, 1)) * jnp.concatenate([sinh[None], radii])
         return jnp.take_along_axis(ranked, jnp.argsort(self.order, axis=0), axis=0)
+
+
+_TINY = 1e-200  # relative difference of two layers that stands for none
+TIE = 1e-8  # relative difference below which the quadrature for three layers and more degrades
 
 
 def _scaled(x: Array, log_b: Array) -> tuple[Array, Array, Array]:

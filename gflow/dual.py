@@ -13,10 +13,10 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Scalar
+from jaxtyping import Array, Bool, Float, Scalar
 
 from ._checks import is_concrete, require_precision, to_float
-from .coordinates import Coordinates
+from .coordinates import TIE, Coordinates
 from .decomposition import real_modes
 from .flow import Solution, Status
 from .networks import Diagonal, Network, with_weights
@@ -43,7 +43,7 @@ def decompose(network: Network, problem: Problem) -> Decomposition | None:
       values: inside `jax.jit`, `jax.vmap` or `jax.grad`, where they cannot be seen, the answer is None. Pass data
       and weights as constants, or write the network as an `Orthogonal`.
     - In every coordinate one layer must be strictly smaller than the others. Where values can be seen and it is
-      not, the answer is None; where they cannot, the solution of that lane is not finite, and its status says so.
+      not, the answer is None; where they cannot, a lane in which a tie matters has the status `tied`.
     """
     if not isinstance(problem, Regression) or len(network.weights) < 2:
         return None
@@ -63,7 +63,7 @@ def _vanishes(error: Scalar) -> bool:
 
 def _dominated(eta: np.ndarray) -> bool:
     least, second = np.sort(np.abs(eta), axis=0)[:2]
-    return bool((second - least > 1e-8 * second).all())
+    return bool((second - least > TIE * second).all())
 
 
 def limit(
@@ -93,9 +93,13 @@ def limit(
         end.converged,
         Status.converged,
         Status.where(
-            ~end.finite,
-            Status.not_finite,
-            Status.where(end.iterations < max_steps, Status.not_certified, Status.step_limit),
+            coordinates.inexact(end.angles),
+            Status.tied,
+            Status.where(
+                ~end.finite,
+                Status.not_finite,
+                Status.where(end.iterations < max_steps, Status.not_certified, Status.step_limit),
+            ),
         ),
     )
     log_loss = problem.log_loss(last(problem.X))
@@ -220,19 +224,20 @@ def flow(
         throw=False,
     )
 
-    def read(state: Array) -> tuple[NetworkT, Scalar]:
+    def read(state: Array) -> tuple[NetworkT, Scalar, Bool[Array, ""]]:
         saved = _lift(network, problem, coordinates.eta(angles(state)), log_alpha)
-        return saved, problem.log_loss(saved(problem.X))
+        return saved, problem.log_loss(saved(problem.X)), coordinates.inexact(angles(state))
 
     assert run.ys is not None
-    networks, log_losses = jax.vmap(read)(run.ys)
+    networks, log_losses, inexact = jax.vmap(read)(run.ys)
     last, log_loss = jax.tree.map(lambda v: v[-1], (networks, log_losses))
-    ran_out = Status.where(run.result == diffrax.RESULTS.max_steps_reached, Status.step_limit, Status.not_finite)
+    failed = Status.where(run.result == diffrax.RESULTS.max_steps_reached, Status.step_limit, Status.not_finite)
+    status = Status.where(run.result == diffrax.RESULTS.successful, Status.finished, failed)
     return Solution(
         network=last,
         log_loss=log_loss,
         log_time=to_float(log_times)[-1],
-        status=Status.where(run.result == diffrax.RESULTS.successful, Status.finished, ran_out),
+        status=Status.where(inexact.any(), Status.tied, status),
         steps=run.stats["num_accepted_steps"],
         rejected_steps=run.stats["num_rejected_steps"],
         error=jnp.full_like(log_loss, jnp.nan),

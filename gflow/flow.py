@@ -34,6 +34,10 @@ class Status(eqx.Enumeration):
     finished = "finished: the last time asked for was reached"
     step_limit = "step limit: the solver used all its steps; pass a larger max_steps"
     not_finite = "not finite: the solver met infinite numbers or NaN, or could not go on"
+    tied = (
+        "tied: two layers start equally small in a coordinate, where the dual route is not exact; keep the network "
+        "out of jit and vmap and pass the scale as log_alpha"
+    )
     not_certified = "not certified: the loss criterion was met, but the error estimate exceeds the tolerance"
 
 

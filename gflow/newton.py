@@ -32,7 +32,8 @@ class Limit(eqx.Module):
     - `dual_residual`: max |Zᵀν − ζ| / max |ζ|.
     - `gap`: the duality gap over the potential Q(ρ), to first order in the primal and second in the dual residual.
     - `error`: the norm of the next Newton step, that is ‖δρ‖ / ‖ρ‖.
-    - `iterations`; `finite`, and `converged`: whether `error` is below the tolerance, at the scale asked for.
+    - `iterations`; `finite`, and `converged`: whether `error` is below the tolerance, at the scale asked for,
+      and no tie of two layers matters (`Coordinates.inexact`).
     """
 
     angles: Float[Array, " m"]
@@ -283,6 +284,6 @@ def _certify(
         gap=gap / potential,
         error=state.error,
         iterations=state.iterations,
-        converged=state.done & (state.error <= tolerance),
+        converged=state.done & (state.error <= tolerance) & ~coordinates.inexact(x),
         finite=jnp.isfinite(point.rho).all() & jnp.isfinite(nu).all(),
     )

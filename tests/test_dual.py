@@ -137,10 +137,27 @@ def test_the_dual_route_is_refused_where_it_is_not_exact():
         dual.limit(network, uneven)
 
 
-def test_a_tie_inside_jit_is_not_called_converged():
-    end = jit_limit(gflow.Diagonal((jnp.ones(9), jnp.ones(9))), regression())
-    assert not end.converged
-    assert end.status == gflow.Status.not_finite
+def test_a_tie_of_two_layers_inside_jit_is_exact_or_called_a_tie():
+    problem = regression()
+    positive = gflow.Regression(problem.X, problem.X @ jnp.linspace(0.1, 1.0, 9))  # what equal layers can fit
+    ties = gflow.Diagonal((jnp.ones(9).at[3].set(0.0), jnp.ones(9).at[:4].set(jnp.array([1.0, 0.5, 1.0, 0.0]))))
+    end, integrated = jit_limit(ties, positive), gflow.limit(ties, positive)
+    assert integrated.route == "weights"
+    assert end.converged
+    assert distance(end.network.coefficients(), integrated.network.coefficients()) <= 1e-9
+    unfit = jit_limit(ties, gflow.Regression(jnp.eye(9), -jnp.ones(9)))
+    assert unfit.status == gflow.Status.tied
+    assert jit_limit(gflow.scale(ties, 0.0), positive).status == gflow.Status.tied
+
+
+def test_a_tie_of_three_layers_is_called_one_in_a_batch_of_networks_and_integrated_in_a_batch_of_scales():
+    problem = regression()
+    ties = gflow.Diagonal((jnp.ones(9), jnp.ones(9), 2 * jnp.ones(9)))
+    inside = jax.vmap(lambda alpha: gflow.limit(gflow.scale(ties, alpha), problem))(jnp.array([0.5, 1.0]))
+    assert (inside.status == gflow.Status.tied).all()
+    outside = jax.vmap(lambda log_alpha: gflow.limit(ties, problem, log_alpha=log_alpha))(jnp.log(jnp.array([0.5])))
+    assert outside.route == "weights"
+    assert outside.status == gflow.Status.converged
 
 
 @pytest.mark.parametrize("L", [2, 3])

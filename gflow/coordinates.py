@@ -17,6 +17,8 @@ The angle x is the one coordinate in which nothing cancels or overflows: q ~ e^x
 Yun et al.'s Lemma 4 is the case b_k = 1, x_0 = 0.
 """
 
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -157,14 +159,14 @@ _PANELS = 8
 
 def _Z_value(x: Float[Array, " m"], log_b: Float[Array, "K m"]) -> Float[Array, " m"]:
     """Z(x), by quadrature up to log(2 b_{L−1}) + 1 and, beyond, by the difference of two tails."""
+    nodes, weights = jnp.asarray(_NODES, x.dtype), jnp.asarray(_WEIGHTS, x.dtype)
     distance = jnp.abs(x)
-    split = log_b[-1] + np.log(2) + 1
+    split = log_b[-1] + math.log(2) + 1
     near = jnp.minimum(distance, split)
 
     def panel(total: Array, first: Array) -> tuple[Array, None]:
-        for node, weight in zip(_NODES, _WEIGHTS, strict=True):
-            total = total + weight * jnp.exp(-_log_speed(near * (first + node / _PANELS), log_b))
-        return total, None
+        points = near * (first + nodes[:, None] / _PANELS)
+        return total + weights @ jnp.exp(-jax.vmap(_log_speed, (0, None))(points, log_b)), None
 
     panels = jnp.arange(_PANELS, dtype=x.dtype) / _PANELS
     integral = near / _PANELS * jax.lax.scan(panel, jnp.zeros_like(x), panels)[0]
@@ -175,13 +177,11 @@ def _Z_value(x: Float[Array, " m"], log_b: Float[Array, "K m"]) -> Float[Array, 
 def _tail(x: Array, log_b: Array) -> Array:
     """∫_x^∞ Z′ = q^{2−L} ∫₀¹ z^{L−3} Π_k (1 + (b_k z / q)²)^{−1/2} dz with q = sinh x > b_{L−1}."""
     L = len(log_b) + 1
-    log_q = x + jnp.log(-jnp.expm1(-2 * x)) - np.log(2)
+    log_q = x + jnp.log(-jnp.expm1(-2 * x)) - math.log(2)
     ratios = jnp.exp(2 * (log_b - log_q))
-    integral = sum(
-        weight * node ** (L - 3) / jnp.sqrt(jnp.prod(1 + ratios * node**2, axis=0))
-        for node, weight in zip(_NODES, _WEIGHTS, strict=True)
-    )
-    return jnp.exp((2 - L) * log_q) * integral
+    nodes, weights = jnp.asarray(_NODES, x.dtype), jnp.asarray(_WEIGHTS, x.dtype)
+    integrand = jnp.prod(1 + ratios * nodes[:, None, None] ** 2, axis=1) ** -0.5
+    return jnp.exp((2 - L) * log_q) * ((weights * nodes ** (L - 3)) @ integrand)
 
 
 _Z = jax.custom_jvp(_Z_value)

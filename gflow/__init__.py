@@ -46,6 +46,7 @@ from . import invariants as invariants
 from .flow import flow as flow
 from .flow import Solution as Solution
 from .flow import Status as Status
+from . import dual as dual
 from .dual_classification import direction_flow as direction_flow
 from .dual_classification import DirectionPath as DirectionPath
 from . import finite_loss as finite_loss

@@ -17,11 +17,13 @@ The angle x is the one coordinate in which nothing cancels or overflows: q ~ e^x
 Yun et al.'s Lemma 4 is the case b_k = 1, x_0 = 0.
 """
 
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Scalar
+from jaxtyping import Array, Bool, Float, Int, Scalar
 
 
 class Coordinates(eqx.Module):
@@ -34,8 +36,7 @@ class Coordinates(eqx.Module):
     - `start`: x_0, shape (m,).
     - `order`: the layers by increasing |η_l|, shape (L, m).
     - `signs`: of η_l in that order; the first is that of q / η.
-
-    Where two layers share the smallest |η_l|, a = 0 and the numbers are not finite.
+    - `tied`: where two layers share the smallest |η_l|. There a = 0, and a tiny a stands for it: see `inexact`.
     """
 
     log_scale: Scalar
@@ -44,31 +45,51 @@ class Coordinates(eqx.Module):
     start: Float[Array, " m"]
     order: Int[Array, "L m"]
     signs: Float[Array, "L m"]
+    tied: Bool[Array, " m"]
 
     @classmethod
     def of(cls, eta: Float[Array, "L m"], log_alpha: float | Scalar = 0.0) -> "Coordinates":
         """The systems that start at η_l(0) = e^log_alpha · `eta[l]`."""
         size = jnp.max(jnp.abs(eta), axis=0)
+        size = jnp.where(size > 0, size, 1.0)
         order = jnp.argsort(jnp.abs(eta), axis=0)
-        eta = jnp.take_along_axis(eta / jnp.where(size > 0, size, 1.0), order, axis=0)
+        eta = jnp.take_along_axis(eta, order, axis=0)
         least, others = jnp.abs(eta[0]), jnp.abs(eta[1:])
-        log_c = (jnp.log(others - least) + jnp.log(others + least)) / 2
+        differences = (others - least) / size
+        tied = differences[0] <= (_TINY if len(eta) == 2 else TIE * others[0] / size)
+        log_sums = jnp.log(jnp.maximum((others + least) / size, _TINY))
+        log_c = (jnp.log(jnp.maximum(differences, _TINY)) + log_sums) / 2
         signs = jnp.where(eta < 0, -1.0, 1.0).at[0].set(1.0)
         signs = signs.at[0].set(jnp.prod(signs, axis=0))
+        q = signs[0] * eta[0] / size
+        # Of a tie, log(2q/a) has the right derivatives by both layers, arcsinh(q/a) has not.
+        start = jnp.where(tied, jnp.sign(q) * (log_sums[0] - log_c[0]), jnp.arcsinh(q * jnp.exp(-log_c[0])))
         log_a = log_c[0] + jnp.log(size)
-        largest = jax.lax.stop_gradient(jnp.max(log_a))
+        largest = jax.lax.stop_gradient(jnp.max(log_a + jnp.abs(start)))
         return cls(
             log_scale=log_alpha + largest,
             log_a=log_a - largest,
             log_b=log_c - log_c[0],
-            start=jnp.arcsinh(signs[0] * eta[0] * jnp.exp(-log_c[0])),
+            start=start,
             order=order,
             signs=signs,
+            tied=tied,
         )
 
     @property
     def depth(self) -> int:
         return self.log_b.shape[0] + 1
+
+    def inexact(self, x: Float[Array, " m"]) -> Bool[Array, ""]:
+        """Whether at the angles x a tie matters.
+
+        For two layers η_1 ± η_2 ~ e^{±ζ} holds with ties too. The tiny a that stands for 0 does not matter where
+        q has kept its sign and is much larger than a, or where both layers are zero and have stayed negligible.
+        """
+        eps, rho = jnp.finfo(x.dtype).eps, jnp.abs(self.rho(x))
+        grown = (jnp.exp(-2 * jnp.abs(x)) < eps) & (x * self.start > 0)
+        dead = (self.start == 0) & (rho <= eps * jnp.max(rho))
+        return jnp.any(self.tied & ~(grown | dead)) if self.depth == 2 else jnp.any(self.tied)
 
     def _log_size(self, x: Float[Array, " m"], layers: int) -> Float[Array, " m"]:
         """log of α^layers a^layers e^{layers |x|}."""
@@ -116,6 +137,10 @@ class Coordinates(eqx.Module):
         return jnp.take_along_axis(ranked, jnp.argsort(self.order, axis=0), axis=0)
 
 
+_TINY = 1e-200  # relative difference of two layers that stands for none
+TIE = 1e-8  # relative difference below which the quadrature for three layers and more degrades
+
+
 def _scaled(x: Array, log_b: Array) -> tuple[Array, Array, Array]:
     """sinh x, cosh x and √(sinh²x + b_k²), each times e^{−|x|}: of moderate size for every x."""
     decay = jnp.exp(-2 * jnp.abs(x))
@@ -139,14 +164,14 @@ _PANELS = 8
 
 def _Z_value(x: Float[Array, " m"], log_b: Float[Array, "K m"]) -> Float[Array, " m"]:
     """Z(x), by quadrature up to log(2 b_{L−1}) + 1 and, beyond, by the difference of two tails."""
+    nodes, weights = jnp.asarray(_NODES, x.dtype), jnp.asarray(_WEIGHTS, x.dtype)
     distance = jnp.abs(x)
-    split = log_b[-1] + np.log(2) + 1
+    split = log_b[-1] + math.log(2) + 1
     near = jnp.minimum(distance, split)
 
     def panel(total: Array, first: Array) -> tuple[Array, None]:
-        for node, weight in zip(_NODES, _WEIGHTS, strict=True):
-            total = total + weight * jnp.exp(-_log_speed(near * (first + node / _PANELS), log_b))
-        return total, None
+        points = near * (first + nodes[:, None] / _PANELS)
+        return total + weights @ jnp.exp(-jax.vmap(_log_speed, (0, None))(points, log_b)), None
 
     panels = jnp.arange(_PANELS, dtype=x.dtype) / _PANELS
     integral = near / _PANELS * jax.lax.scan(panel, jnp.zeros_like(x), panels)[0]
@@ -157,13 +182,11 @@ def _Z_value(x: Float[Array, " m"], log_b: Float[Array, "K m"]) -> Float[Array, 
 def _tail(x: Array, log_b: Array) -> Array:
     """∫_x^∞ Z′ = q^{2−L} ∫₀¹ z^{L−3} Π_k (1 + (b_k z / q)²)^{−1/2} dz with q = sinh x > b_{L−1}."""
     L = len(log_b) + 1
-    log_q = x + jnp.log(-jnp.expm1(-2 * x)) - np.log(2)
+    log_q = x + jnp.log(-jnp.expm1(-2 * x)) - math.log(2)
     ratios = jnp.exp(2 * (log_b - log_q))
-    integral = sum(
-        weight * node ** (L - 3) / jnp.sqrt(jnp.prod(1 + ratios * node**2, axis=0))
-        for node, weight in zip(_NODES, _WEIGHTS, strict=True)
-    )
-    return jnp.exp((2 - L) * log_q) * integral
+    nodes, weights = jnp.asarray(_NODES, x.dtype), jnp.asarray(_WEIGHTS, x.dtype)
+    integrand = jnp.prod(1 + ratios * nodes[:, None, None] ** 2, axis=1) ** -0.5
+    return jnp.exp((2 - L) * log_q) * ((weights * nodes ** (L - 3)) @ integrand)
 
 
 _Z = jax.custom_jvp(_Z_value)

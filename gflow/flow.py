@@ -36,6 +36,10 @@ class Status(eqx.Enumeration):
     step_limit = "step limit: the solver used all its steps; pass a larger max_steps"
     not_finite = "not finite: the solver met infinite numbers or NaN, or could not go on"
     no_descent = "no descent: the gradient vanished first; the data are not separable or the start is stationary"
+    tied = (
+        "tied: two layers start equally small in a coordinate, where the dual route is not exact; keep the network "
+        "out of jit and vmap and pass the scale as log_alpha"
+    )
     not_certified = "not certified: the loss criterion was met, but the error estimate exceeds the tolerance"
 
 
@@ -48,6 +52,7 @@ class Solution(eqx.Module, Generic[NetworkT]):
     - `log_loss`, `log_time`: log L and log t there; log t = ∞ for a limit.
     - `status`: a `gflow.Status`; `converged` tells whether it is `Status.converged`.
     - `steps`, `rejected_steps`: of the ODE solver.
+    - `route`: "weights" where the weights were integrated, "dual" where the dual equations were (`gflow.dual`).
     - `error`: an estimate of the error of the coefficients, relative to their norm; NaN where none was
       made, as for a path.
 
@@ -65,6 +70,7 @@ class Solution(eqx.Module, Generic[NetworkT]):
     networks: NetworkT
     log_times: Float[Array, "*lanes T"]
     log_losses: Float[Array, "*lanes T"]
+    route: str = eqx.field(static=True, default="weights")
 
     @property
     def converged(self) -> Bool[Array, "*lanes"]:

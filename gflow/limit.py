@@ -1,6 +1,6 @@
 """Where the flow ends as t → ∞.
 
-Imports networks, problems, flow, limit_direction.
+Imports networks, problems, flow, dual, limit_direction.
 """
 
 import dataclasses
@@ -13,33 +13,45 @@ import lineax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Scalar
 
+from . import dual
 from ._checks import require_precision
 from .flow import LAST_LOG_TIME, TIME, Solution, Status, Stop, integrate
 from .limit_direction import limit_direction
-from .networks import LinearTensorNetwork, with_weights
+from .networks import LinearTensorNetwork, scale, with_weights
 from .problems import Classification, Problem
 
 NetworkT = TypeVar("NetworkT", bound=LinearTensorNetwork)
 
 
 def limit(
-    network: NetworkT, problem: Problem, *, tolerance: float | Scalar | None = None, max_steps: int = 16384
+    network: NetworkT,
+    problem: Problem,
+    *,
+    log_alpha: float | Scalar = 0.0,
+    tolerance: float | Scalar | None = None,
+    max_steps: int = 16384,
 ) -> Solution[NetworkT]:
-    """The limit point of gradient flow on a regression, from `network`, as t → ∞; of a classification, the direction.
+    """The limit point of gradient flow on a regression, from e^`log_alpha` times `network`, as t → ∞.
 
-    The weights are integrated until the residual is small; the rest of the way is the minimum-norm
-    correction Θ − Jᵀ(JJᵀ)^{−1} r, which is exact up to O(‖r‖²). So the slow and stiff end is never
-    integrated, and a saddle, where the flow is slow but the loss is not small, is never taken for the
-    end. The correction is made from two stopping points, and `error` is the distance of the two.
+    Of a classification, whose weights grow without bound, it is the direction: see `gflow.limit_direction`,
+    which is what is called then.
 
-    On a classification weights grow without bound: see `gflow.limit_direction`, which is what is called then.
+    Where the network is orthogonally decomposable (`gflow.dual.decompose`: diagonal, `Orthogonal`, even
+    convolutions, commuting sensors) the limit solves n equations, found by Newton's method: `route` is "dual".
 
-    - `tolerance`: the relative error of the coefficients that is accepted, by default 1e-9, and 1e-3 for a direction. A
-      lane whose estimate is
-      larger has the status `not_certified`. The steps are integrated to a thousandth of it.
+    Elsewhere the weights are integrated until the residual is small; the rest of the way is the minimum-norm
+    correction Θ − Jᵀ(JJᵀ)^{−1} r, which is exact up to O(‖r‖²): `route` is "weights". So the slow and stiff
+    end is never integrated, and a saddle, where the flow is slow but the loss is not small, is never taken for
+    the end. The correction is made from two stopping points, and `error` is the distance of the two.
 
-    May be compiled and batched. **Raises** ValueError for a `tolerance` that the dtype of the weights
-    cannot deliver.
+    - `log_alpha`: logarithm of the initial scale. On the dual route 10^−1000 is an ordinary scale.
+    - `tolerance`: the relative error of the coefficients that is accepted, by default 1e-9 (1e-3 radians for a
+      direction). A lane whose estimate is larger has the status `not_certified`. The steps are integrated to
+      a thousandth of it.
+    - `max_steps`: of the ODE solver, or of Newton's method, which needs at most some 100.
+
+    May be compiled and batched. The dual route may be differentiated in either mode, the other one forward
+    (`jax.jacfwd`). **Raises** ValueError for a `tolerance` that the dtype of the weights cannot deliver.
 
     ```python
     end = gflow.limit(gflow.scale(network, 0.01), problem)
@@ -47,19 +59,26 @@ def limit(
     ```
     """
     if isinstance(problem, Classification):
-        return limit_direction(
-            network, problem, tolerance=1e-3 if tolerance is None else tolerance, max_steps=max_steps
-        )
+        start = scale(network, jnp.exp(log_alpha))
+        return limit_direction(start, problem, tolerance=1e-3 if tolerance is None else tolerance, max_steps=max_steps)
     tolerance = 1e-9 if tolerance is None else tolerance
     require_precision("tolerance", tolerance, jnp.result_type(*network.weights), epsilons=5e4)
+    if dual.decompose(network, problem) is not None:
+        return dual.limit(network, problem, log_alpha=log_alpha, tolerance=tolerance, max_steps=min(max_steps, 200))
+    return _limit_of_weights(scale(network, jnp.exp(log_alpha)), problem, tolerance, max_steps)
+
+
+def _limit_of_weights(
+    network: NetworkT, problem: Problem, tolerance: float | Scalar, max_steps: int
+) -> Solution[NetworkT]:
     fractions = 0.3 * jnp.sqrt(tolerance) * jnp.array([1.0, _SECOND_STOP])  # of the residual, to stop at
     start_loss = problem.log_loss(network(problem.X))
     no_network_loss = problem.log_loss(jnp.zeros_like(problem.y))
-    scale = jnp.where(jnp.isfinite(no_network_loss), no_network_loss, start_loss)  # y = 0 sets no scale
+    loss_scale = jnp.where(jnp.isfinite(no_network_loss), no_network_loss, start_loss)  # y = 0 sets no scale
 
     def leg(stop: NetworkT, fraction: Scalar) -> tuple[NetworkT, tuple[Solution[NetworkT], NetworkT]]:
         end_only = diffrax.SubSaveAt(t1=True)
-        target = scale + 2 * jnp.log(fraction)
+        target = loss_scale + 2 * jnp.log(fraction)
         run = integrate(stop, problem, TIME, LAST_LOG_TIME, Stop(target), 1e-3 * tolerance, max_steps, end_only)
         return run.network, (run, minimum_norm_correction(run.network, problem))
 

@@ -1,0 +1,251 @@
+"""The flow of an orthogonally decomposable regression in dual coordinates, and its limit without integration.
+
+Imports networks, problems, decomposition, coordinates, newton, flow.
+
+With ν = −∫₀ᵗ r and Z = X Sᵀ the flow of all weights is exactly ν̇ = y − Zρ(Zᵀν), in n unknowns, and its limit
+the minimum of a convex function of ν. That holds for every initialisation with one strictly dominated layer per
+coordinate. Yun et al. 2021, Theorem 5, is the case in which that layer starts at zero.
+"""
+
+from typing import Any, NamedTuple, TypeVar
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Scalar
+
+from ._checks import is_concrete, require_precision, to_float
+from .coordinates import TIE, Coordinates
+from .decomposition import real_modes
+from .flow import Solution, Status
+from .networks import Diagonal, Network, with_weights
+from .newton import Limit, newton
+from .problems import Problem, Regression
+
+NetworkT = TypeVar("NetworkT", bound=Network)
+
+
+class Decomposition(NamedTuple):
+    """A regression in the coordinates in which its flow decouples: outputs Zρ, with Z = X Sᵀ and ρ = Π_l η_l."""
+
+    Z: Float[Array, "n m"]
+    eta: Float[Array, "L m"]
+
+
+def decompose(network: Network, problem: Problem) -> Decomposition | None:
+    """The decomposition of a regression that flows as an orthogonally decomposable one with real S and U_l.
+
+    None where the dual flow is not exact, or cannot be seen to be:
+
+    - `Diagonal` and real `Orthogonal` networks have one for all data. A convolution or a matrix product has one
+      if data and weights are even, or commute (`gflow.decomposition.real_modes`). That is a matter of their
+      values: inside `jax.jit`, `jax.vmap` or `jax.grad`, where they cannot be seen, the answer is None. Pass data
+      and weights as constants, or write the network as an `Orthogonal`.
+    - In every coordinate one layer must be strictly smaller than the others. Where values can be seen and it is
+      not, the answer is None; where they cannot, a lane in which a tie matters has the status `tied`.
+    """
+    if not isinstance(problem, Regression) or len(network.weights) < 2:
+        return None
+    if isinstance(network, Diagonal):
+        Z, eta = problem.X, jnp.stack(network.weights)
+    else:
+        found = real_modes(network, problem)
+        if found is None or not all(map(_vanishes, found.errors.values())):
+            return None
+        Z, eta = problem.X @ found.S.T, jnp.stack(found.eta)
+    return Decomposition(Z, eta) if not is_concrete(eta) or _dominated(np.asarray(eta)) else None
+
+
+def _vanishes(error: Scalar) -> bool:
+    return is_concrete(error) and float(error) <= 1e4 * float(jnp.finfo(error.dtype).eps)
+
+
+def _dominated(eta: np.ndarray) -> bool:
+    least, second = np.sort(np.abs(eta), axis=0)[:2]
+    return bool((second - least > TIE * second).all())
+
+
+def limit(
+    network: NetworkT,
+    problem: Problem,
+    *,
+    log_alpha: float | Scalar = 0.0,
+    tolerance: float | Scalar = 1e-9,
+    max_steps: int = 200,
+) -> Solution[NetworkT]:
+    """The limit point of gradient flow from e^`log_alpha` times `network`, by Newton's method.
+
+    As `gflow.limit`, which calls it wherever it is exact; `steps` counts Newton's iterations. May be compiled,
+    batched and differentiated by weights, data and `log_alpha`. Its derivatives are those of the equations
+    that the limit solves. (To differentiate the limit as a steady state of the flow, as the adjoints made for
+    steady states do, is wrong: the steady states form a continuum, and the start decides which is reached.)
+
+    **Raises** ValueError where there is no exact decomposition.
+
+    ```python
+    end = gflow.dual.limit(network, problem, log_alpha=-1000 * jnp.log(10.0))  # α = 10^−1000
+    ```
+    """
+    end, coordinates = _solve(network, problem, log_alpha, tolerance, max_steps)
+    last = _lift(network, problem, coordinates.eta(end.angles), log_alpha)
+    status = Status.where(
+        end.converged,
+        Status.converged,
+        Status.where(
+            coordinates.inexact(end.angles),
+            Status.tied,
+            Status.where(
+                ~end.finite,
+                Status.not_finite,
+                Status.where(end.iterations < max_steps, Status.not_certified, Status.step_limit),
+            ),
+        ),
+    )
+    log_loss = problem.log_loss(last(problem.X))
+    forever = jnp.full_like(log_loss, jnp.inf)
+    return Solution(
+        network=last,
+        log_loss=log_loss,
+        log_time=forever,
+        status=status,
+        steps=end.iterations,
+        rejected_steps=jnp.zeros_like(end.iterations),
+        error=end.error,
+        route="dual",
+        networks=jax.tree.map(lambda v: v[None], last),
+        log_times=forever[None],
+        log_losses=log_loss[None],
+    )
+
+
+def certificate(
+    network: Network,
+    problem: Problem,
+    *,
+    log_alpha: float | Scalar = 0.0,
+    tolerance: float | Scalar = 1e-9,
+    max_steps: int = 200,
+) -> Limit:
+    """The evidence for `limit`: residuals, duality gap, the size of Newton's last step and its count."""
+    return _solve(network, problem, log_alpha, tolerance, max_steps)[0]
+
+
+def _solve(
+    network: Network, problem: Problem, log_alpha: float | Scalar, tolerance: float | Scalar, max_steps: int
+) -> tuple[Limit, Coordinates]:
+    require_precision("tolerance", tolerance, jnp.result_type(*network.weights), epsilons=5e4)
+    Z, eta = _require_decomposition(network, problem)
+    coordinates = Coordinates.of(eta, log_alpha)
+    return newton(coordinates, Z, problem.y, tolerance=tolerance, max_iterations=max_steps), coordinates
+
+
+def _require_decomposition(network: Network, problem: Problem) -> Decomposition:
+    found = decompose(network, problem)
+    if found is None:
+        raise ValueError(
+            f"{type(network).__name__} on this {type(problem).__name__} has no exact dual flow: it needs a regression, "
+            "two layers or more, Assumption 1 with real S and U_l, one strictly smallest layer in every coordinate, "
+            "and, for convolutions and matrix products, values that can be seen (no jit or vmap over them). "
+            "Use gflow.limit or gflow.flow, which then integrate the weights."
+        )
+    return found
+
+
+def _lift(network: NetworkT, problem: Problem, eta: Float[Array, "L m"], log_alpha: float | Scalar) -> NetworkT:
+    """The weights with the modes `eta`; their part outside the column space of U_l stays what α v_l has."""
+    if isinstance(network, Diagonal):
+        return with_weights(network, tuple(eta))
+
+    def modes_of(weights: tuple[Array, ...]) -> Array:
+        found = real_modes(with_weights(network, weights), problem)
+        assert found is not None  # `decompose` has found them
+        return jnp.stack(found.eta)
+
+    start, transposed = jax.vjp(modes_of, network.weights)  # η_l = U_lᵀv_l, and U_l η_l is its transpose
+    (inside,), (ends,) = transposed(start), transposed(eta)
+    alpha = jnp.exp(log_alpha)
+    return with_weights(
+        network, tuple(alpha * (v - u) + w for v, u, w in zip(network.weights, inside, ends, strict=True))
+    )
+
+
+def flow(
+    network: NetworkT,
+    problem: Problem,
+    log_times: Float[Array, " T"],
+    *,
+    log_alpha: float | Scalar = 0.0,
+    rtol: float | Scalar = 1e-8,
+    max_steps: int = 4096,
+) -> Solution[NetworkT]:
+    """The path of gradient flow from e^`log_alpha` times `network`, in dual coordinates.
+
+    Its end forgets errors made on the way (the dual flow contracts), so for paths to the limit an `rtol` of 1e-4
+    is enough. May be compiled and batched.
+
+    - `log_times`: increasing values of log t to save at: t itself may be 10^1000.
+    - `log_alpha`: as in `limit`. For two layers the path is exact at every scale. For more, η^{L−2} that has
+      grown a million times drives its coordinate no faster: at most 1e-6 log(1/α) of the time is lost at a jump.
+    - `rtol`: tolerance of a step, on the logarithms of the weights.
+
+    **Raises** ValueError where there is no exact decomposition.
+
+    ```python
+    path = gflow.dual.flow(network, problem, jnp.linspace(0.0, 20.0, 200), log_alpha=-30.0)
+    betas = jax.vmap(gflow.Diagonal.coefficients)(path.networks)
+    ```
+    """
+    Z, eta = _require_decomposition(network, problem)
+    coordinates = Coordinates.of(eta, log_alpha)
+    y, L = problem.y, coordinates.depth
+    log_unit = (2 - L) * coordinates.log_scale  # of time: t = e^log_unit t̂, and the clock is u = log(1 + t̂)
+    clock = jax.nn.softplus(to_float(log_times) - log_unit)
+    start = jnp.zeros_like(y) if L == 2 else coordinates.start
+
+    def angles(state: Array) -> Array:
+        return coordinates.start + state @ Z if L == 2 else state
+
+    def field(u: Any, state: Array, args: None) -> Array:
+        x = angles(state)
+        nu_dot = jnp.exp(u) * (y - Z @ coordinates.rho(x))
+        return nu_dot if L == 2 else nu_dot @ Z * jnp.exp(-jnp.maximum(coordinates.log_zeta_slope(x), _FLATTEST))
+
+    run = diffrax.diffeqsolve(
+        diffrax.ODETerm(field),
+        diffrax.Kvaerno5(),
+        t0=0.0,
+        t1=clock[-1],
+        dt0=None,
+        y0=start,
+        saveat=diffrax.SaveAt(ts=clock),
+        stepsize_controller=diffrax.PIDController(rtol=rtol, atol=rtol, pcoeff=0.3, icoeff=0.4),
+        max_steps=max_steps,
+        throw=False,
+    )
+
+    def read(state: Array) -> tuple[NetworkT, Scalar, Bool[Array, ""]]:
+        saved = _lift(network, problem, coordinates.eta(angles(state)), log_alpha)
+        return saved, problem.log_loss(saved(problem.X)), coordinates.inexact(angles(state))
+
+    assert run.ys is not None
+    networks, log_losses, inexact = jax.vmap(read)(run.ys)
+    last, log_loss = jax.tree.map(lambda v: v[-1], (networks, log_losses))
+    failed = Status.where(run.result == diffrax.RESULTS.max_steps_reached, Status.step_limit, Status.not_finite)
+    status = Status.where(run.result == diffrax.RESULTS.successful, Status.finished, failed)
+    return Solution(
+        network=last,
+        log_loss=log_loss,
+        log_time=to_float(log_times)[-1],
+        status=Status.where(inexact.any(), Status.tied, status),
+        steps=run.stats["num_accepted_steps"],
+        rejected_steps=run.stats["num_rejected_steps"],
+        error=jnp.full_like(log_loss, jnp.nan),
+        route="dual",
+        networks=networks,
+        log_times=to_float(log_times),
+        log_losses=log_losses,
+    )
+
+
+_FLATTEST = float(np.log(1e-6))  # of dζ/dx, beyond which a weight that has blown up just follows

@@ -1,0 +1,236 @@
+"""Limits and paths in dual coordinates against 60-digit Newton, integrated weights, and linear programs."""
+
+import jax
+import jax.numpy as jnp
+import mpmath as mp
+import numpy as np
+import pytest
+from scipy.optimize import linprog
+
+import gflow
+from gflow import coordinates, dual
+from gflow.coordinates import Coordinates
+from gflow.limit import _limit_of_weights
+
+LOG10 = np.log(10.0)
+jit_limit = jax.jit(dual.limit)
+jit_flow = jax.jit(dual.flow)
+certify = jax.jit(dual.certificate)
+integrate_weights = jax.jit(_limit_of_weights, static_argnums=(2, 3))
+
+
+def regression(n=4, d=9, seed=0):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n, d)) / np.sqrt(n)
+    return gflow.Regression(jnp.asarray(X), jnp.asarray(X[:, :2] @ [1.0, -0.6] + 0.1 * rng.normal(size=n)))
+
+
+def last_layer_zero(d, L, eta=1.0):
+    return gflow.Diagonal((*[eta * jnp.ones(d)] * (L - 1), jnp.zeros(d)))
+
+
+def distance(a, b):
+    return float(np.linalg.norm(np.asarray(a) - np.asarray(b)) / np.linalg.norm(np.asarray(b)))
+
+
+def exact_theorem_5(problem, L, alpha, angles, nu):
+    """ρ = α^L h_L, X ρ = y, Xᵀν = s_L (η = 1) by Newton's method in 60 to 140 digits, polishing a float64 start."""
+    with mp.workdps(60 + int(-8 * min(0.0, np.log10(alpha)))):
+        X, y = mp.matrix(problem.X.tolist()), mp.matrix(problem.y.tolist())
+        x, nu, scale = mp.matrix(angles.tolist()), mp.matrix(nu.tolist()), mp.mpf(alpha) ** L
+        d = len(x)
+        for _ in range(200):
+            s = mp.matrix([exact_time(v, L) for v in x])
+            rho = mp.matrix([scale * mp.sinh(v) * mp.cosh(v) ** (L - 1) for v in x])
+            slope = [scale * mp.cosh(v) ** (L - 2) * (mp.cosh(v) ** 2 + (L - 1) * mp.sinh(v) ** 2) for v in x]
+            speed = [mp.cosh(v) ** (L - 2) for v in x]
+            D = mp.diag([a * b for a, b in zip(slope, speed, strict=True)])
+            slack = X.T * nu - s
+            dnu = mp.lu_solve(X * D * X.T, y - X * rho - X * (D * slack))
+            dx = X.T * dnu + slack
+            dx = mp.matrix([v * a for v, a in zip(dx, speed, strict=True)])
+            damping = min(1, 1 / max(abs(v) for v in dx))
+            x, nu = x + damping * dx, nu + damping * dnu
+            if max(abs(v) for v in dx) < mp.mpf(10) ** -25:
+                rho = [scale * mp.sinh(x[j]) * mp.cosh(x[j]) ** (L - 1) for j in range(d)]
+                return np.array(rho, float)
+    raise AssertionError("the reference did not converge")
+
+
+def exact_time(x, L):
+    gudermann = mp.atan(mp.sinh(x))
+    sech = 1 / mp.cosh(x)
+    return {2: x, 3: gudermann, 4: mp.tanh(x), 5: (sech * mp.tanh(x) + gudermann) / 2}[L]
+
+
+@pytest.mark.parametrize("L", [2, 3, 4, 5])
+@pytest.mark.parametrize("alpha", [1e-6, 1e-2, 10.0])
+def test_theorem_5_limits_agree_with_many_digits(L, alpha):
+    problem = regression()
+    network = last_layer_zero(9, L)
+    end = certify(network, problem, log_alpha=np.log(alpha))
+    assert end.converged
+    assert end.error <= 1e-9
+    expected = exact_theorem_5(problem, L, alpha, end.angles, end.nu)
+    assert distance(end.rho, expected) <= 1e-8
+
+
+@pytest.mark.parametrize("L", [2, 3, 4, 5])
+def test_any_initialisation_ends_where_the_weights_end(L):
+    rng = np.random.default_rng(L)
+    network = gflow.Diagonal(tuple(jnp.asarray(rng.normal(size=6)) for _ in range(L)))
+    problem = regression(3, 6)
+    end = gflow.limit(network, problem)
+    integrated = integrate_weights(network, problem, 1e-9, 16384)
+    assert end.route == "dual"
+    assert end.converged
+    assert integrated.converged
+    assert distance(end.network.coefficients(), integrated.network.coefficients()) <= 1e-9
+    for v, w in zip(end.network.weights, integrated.network.weights, strict=True):
+        np.testing.assert_allclose(v, w, atol=1e-8)
+
+
+def even(x):
+    return x + jnp.roll(x[..., ::-1], 1, axis=-1)
+
+
+def commuting_sensors():
+    rng = np.random.default_rng(5)
+    Q, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+    sensors = np.einsum("ab,ib,cb->iac", Q, rng.normal(size=(2, 3)), Q)
+    weights = (jnp.asarray(Q @ np.diag([1.0, 0.7, 1.2]) @ Q.T), jnp.asarray(Q @ np.diag([0.1, 0.0, -0.2]) @ Q.T))
+    return gflow.MatrixProduct(weights), gflow.Regression(jnp.asarray(sensors.reshape(2, -1)), jnp.array([1.0, -0.5]))
+
+
+def even_convolution():
+    rng = np.random.default_rng(6)
+    weights = tuple(even(jnp.asarray(rng.normal(size=6))) for _ in range(3))
+    return gflow.Convolutional(weights), gflow.Regression(
+        even(jnp.asarray(rng.normal(size=(2, 6)))), jnp.array([1.0, -0.5])
+    )
+
+
+def orthogonal():
+    rng = np.random.default_rng(7)
+    U = tuple(jnp.asarray(np.linalg.qr(rng.normal(size=(7, 5)))[0]) for _ in range(2))  # v_l sticks out of U_l
+    weights = tuple(jnp.asarray(rng.normal(size=7)) for _ in range(2))
+    return gflow.Orthogonal(weights, S=jnp.asarray(rng.normal(size=(5, 4))), U=U), regression(2, 4)
+
+
+@pytest.mark.parametrize("make", [even_convolution, commuting_sensors, orthogonal])
+def test_every_real_decomposable_network_goes_through_the_same_engine(make):
+    network, problem = make()
+    end = gflow.limit(network, problem)
+    integrated = integrate_weights(network, problem, 1e-9, 16384)
+    assert end.route == "dual"
+    assert end.converged
+    assert integrated.converged
+    for v, w in zip(end.network.weights, integrated.network.weights, strict=True):
+        np.testing.assert_allclose(v, w, atol=1e-8)
+
+
+def test_the_dual_route_is_refused_where_it_is_not_exact():
+    network, problem = even_convolution()
+    uneven = gflow.Regression(problem.X.at[0, 1].add(0.1), problem.y)
+    assert dual.decompose(network, problem) is not None
+    assert dual.decompose(network, uneven) is None
+    assert dual.decompose(gflow.FullyConnected((jnp.ones((6, 2)), jnp.ones(2))), uneven) is None
+    assert dual.decompose(gflow.Diagonal((jnp.ones(6), jnp.ones(6))), uneven) is None  # no layer is the smallest
+    with pytest.raises(ValueError, match="Convolutional on this Regression has no exact dual flow"):
+        dual.limit(network, uneven)
+
+
+def test_a_tie_of_two_layers_inside_jit_is_exact_or_called_a_tie():
+    problem = regression()
+    positive = gflow.Regression(problem.X, problem.X @ jnp.linspace(0.1, 1.0, 9))  # what equal layers can fit
+    ties = gflow.Diagonal((jnp.ones(9).at[3].set(0.0), jnp.ones(9).at[:4].set(jnp.array([1.0, 0.5, 1.0, 0.0]))))
+    end, integrated = jit_limit(ties, positive), gflow.limit(ties, positive)
+    assert integrated.route == "weights"
+    assert end.converged
+    assert distance(end.network.coefficients(), integrated.network.coefficients()) <= 1e-9
+    unfit = jit_limit(ties, gflow.Regression(jnp.eye(9), -jnp.ones(9)))
+    assert unfit.status == gflow.Status.tied
+    assert jit_limit(gflow.scale(ties, 0.0), positive).status == gflow.Status.tied
+
+
+def test_a_tie_of_three_layers_is_called_one_in_a_batch_of_networks_and_integrated_in_a_batch_of_scales():
+    problem = regression()
+    ties = gflow.Diagonal((jnp.ones(9), jnp.ones(9), 2 * jnp.ones(9)))
+    inside = jax.jit(jax.vmap(lambda alpha: gflow.limit(gflow.scale(ties, alpha), problem)))(jnp.array([0.5, 1.0]))
+    assert (inside.status == gflow.Status.tied).all()
+    outside = jax.jit(jax.vmap(lambda a: gflow.limit(ties, problem, log_alpha=a)))(jnp.log(jnp.array([0.5])))
+    assert outside.route == "weights"
+    assert outside.converged.all()
+
+
+@pytest.mark.parametrize("L", [2, 3])
+def test_at_alpha_ten_to_minus_1000_the_limit_is_the_weighted_l1_solution(L):
+    problem = regression()
+    eta = np.random.default_rng(1).uniform(0.5, 2.0, size=9)
+    end = jit_limit(last_layer_zero(9, L, jnp.asarray(eta)), problem, log_alpha=-1000 * LOG10)
+    assert end.converged
+    weight = np.tile(eta ** (2.0 - L), 2)
+    X = np.asarray(problem.X)
+    program = linprog(weight, A_eq=np.hstack([X, -X]), b_eq=np.asarray(problem.y), method="highs")
+    assert distance(end.network.coefficients(), program.x[:9] - program.x[9:]) <= 1e-9
+
+
+def test_certificate_and_batches():
+    problem, network = regression(), last_layer_zero(9, 3)
+    scales = jnp.log(jnp.logspace(-4, 1, 6)).at[2].set(jnp.nan)
+    batch = jax.jit(jax.vmap(lambda a: dual.certificate(network, problem, log_alpha=a)))(scales)
+    assert not batch.converged[2]
+    for i in (0, 1, 3, 4, 5):
+        alone = certify(network, problem, log_alpha=scales[i])
+        assert batch.converged[i]
+        assert distance(batch.rho[i], alone.rho) <= 1e-9
+        assert batch.residual[i] <= 1e-9
+        assert batch.gap[i] <= 1e-8
+
+
+@pytest.mark.parametrize("log_b", [[[0.0], [0.0]], [[0.0], [7.0]], [[0.0], [1.0], [9.0]]])
+def test_the_clock_of_a_coordinate_is_its_integral(log_b):
+    for x in (1e-6, 0.7, 4.0, 9.5, 300.0):
+        Z = coordinates._Z(jnp.array([x]), jnp.array(log_b))
+        stops = [0, *np.arange(0.5, min(x, 60), 0.5), min(x, 60)]
+        with mp.workdps(30):
+            exact = mp.quad(lambda z: mp.fprod((mp.sinh(z) ** 2 + mp.exp(2 * v[0])) ** -0.5 for v in log_b[1:]), stops)
+        assert float(Z[0]) == pytest.approx(float(exact), rel=2e-14)
+
+
+def test_coordinates_start_at_the_weights():
+    eta = jnp.asarray(np.random.default_rng(2).normal(size=(4, 6)))
+    start = Coordinates.of(eta, -0.3)
+    np.testing.assert_allclose(start.eta(start.start), np.exp(-0.3) * eta, rtol=1e-13)
+    np.testing.assert_allclose(start.rho(start.start), np.exp(-1.2) * jnp.prod(eta, axis=0), rtol=1e-13)
+
+
+@pytest.mark.parametrize("L", [2, 3])
+def test_the_dual_path_is_the_path_of_the_weights(L):
+    rng = np.random.default_rng(L)
+    network = gflow.Diagonal(tuple(jnp.asarray(rng.normal(size=6)) for _ in range(L)))
+    problem, times = regression(3, 6), jnp.array([0.3, 1.0, 4.0, 20.0])
+    path = jit_flow(network, problem, jnp.log(times))
+    weights = gflow.flow(network, problem, times=times, rtol=1e-10)
+    assert path.status == gflow.Status.finished
+    for v, w in zip(path.networks.weights, weights.networks.weights, strict=True):
+        np.testing.assert_allclose(v, w, atol=1e-6)
+    np.testing.assert_allclose(path.log_losses, weights.log_losses, atol=1e-4)
+
+
+@pytest.mark.parametrize(("L", "log10_alpha"), [(2, -1000), (3, -1000), (3, -6)])
+def test_jumps_from_saddle_to_saddle_come_at_the_predicted_log_times(L, log10_alpha):
+    # Orthogonal inputs: coordinate j moves by itself, ζ_j = y_j t, and has jumped when ζ_j is at its bound:
+    # log(2√ρ_j / α) for L = 2 (within O(1)), c_L α^{2−L} for L ≥ 3.
+    y, log_alpha = jnp.array([2.0, 1.0, 0.5]), log10_alpha * LOG10
+    problem, network = gflow.Regression(jnp.eye(3), y), last_layer_zero(3, L)
+    bound = np.log(-log_alpha) if L == 2 else np.log(gflow.potential.blow_up(L)) + (2 - L) * log_alpha
+    predicted = bound - np.log(y)
+    width = 0.02 if L == 2 else 5e-3  # gflow.dual.flow loses 1e-6 log(1/α) of the time at a jump if L ≥ 3
+    path = jit_flow(network, problem, jnp.sort(jnp.concatenate([predicted - width, predicted + width])),
+                              log_alpha=log_alpha, rtol=1e-4)  # fmt: skip
+    rho = np.asarray(jax.vmap(gflow.Diagonal.coefficients)(path.networks))
+    assert path.status == gflow.Status.finished
+    for jump in range(3):
+        np.testing.assert_allclose(rho[2 * jump], np.where(np.arange(3) < jump, y, 0), atol=1e-2)
+        np.testing.assert_allclose(rho[2 * jump + 1], np.where(np.arange(3) <= jump, y, 0), atol=1e-2)

@@ -1,0 +1,87 @@
+"""Derivatives of a limit: implicit, through the integrated flow, and by central differences."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gflow
+from gflow import dual
+from gflow.limit import _limit_of_weights
+
+
+def setup(L):
+    rng = np.random.default_rng(L)
+    X = jnp.asarray(rng.normal(size=(3, 6)))
+    weights = tuple(jnp.asarray(rng.normal(size=6)) for _ in range(L))
+    return X, jnp.array([1.0, -0.5, 0.7]), jnp.asarray(-0.4), weights
+
+
+def dual_end(X, y, log_alpha, weights):
+    return dual.limit(gflow.Diagonal(weights), gflow.Regression(X, y), log_alpha=log_alpha).network.coefficients()
+
+
+def integrated_end(X, y, log_alpha, weights):
+    start = gflow.scale(gflow.Diagonal(weights), jnp.exp(log_alpha))
+    return _limit_of_weights(start, gflow.Regression(X, y), 1e-9, 16384).network.coefficients()
+
+
+def direction(arguments, seed):
+    leaves, tree = jax.tree.flatten(arguments)
+    rng = np.random.default_rng(seed)
+    return jax.tree.unflatten(tree, [jnp.asarray(rng.normal(size=v.shape)) for v in leaves])
+
+
+@pytest.mark.parametrize("L", [2, 3])
+def test_reverse_derivatives_agree_with_central_differences(L):
+    arguments = setup(L)
+    objective = jax.jit(lambda *a: jnp.sum(jnp.sin(dual_end(*a))))
+    gradient = jax.jit(jax.grad(objective, argnums=(0, 1, 2, 3)))(*arguments)
+    for seed in range(3):
+        towards = direction(arguments, seed)
+        h = 1e-4
+
+        def at(t, towards=towards):
+            return objective(*jax.tree.map(lambda v, w: v + t * w, arguments, towards))
+
+        numeric = (8 * (at(h) - at(-h)) - (at(2 * h) - at(-2 * h))) / (12 * h)
+        exact = sum(jnp.sum(g * d) for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(towards), strict=True))
+        assert float(numeric) == pytest.approx(float(exact), rel=1e-6)
+
+
+@pytest.mark.parametrize("L", [2, 3])
+def test_implicit_derivatives_agree_with_those_through_the_flow(L):
+    arguments = setup(L)
+    towards = direction(arguments, 0)
+    _, implicit = jax.jit(lambda *a: jax.jvp(dual_end, a, towards))(*arguments)
+    _, through = jax.jit(lambda *a: jax.jvp(integrated_end, a, towards))(*arguments)
+    np.testing.assert_allclose(implicit, through, atol=1e-6 * np.abs(implicit).max())
+
+
+def test_jacobians_batch_and_agree_in_both_modes():
+    X, y, _, weights = setup(2)
+    scales = jnp.log(jnp.array([1e-3, 0.1, 1.0]))
+
+    def jacobian(mode):
+        return jax.jit(jax.vmap(lambda a: mode(dual_end, argnums=1)(X, y, a, weights)))(scales)
+
+    forward, reverse = jacobian(jax.jacfwd), jacobian(jax.jacrev)
+    np.testing.assert_allclose(forward, reverse, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(X @ forward, jnp.broadcast_to(jnp.eye(3), (3, 3, 3)), atol=1e-9)  # Xβ = y
+
+
+def test_second_derivatives_are_those_of_the_solution():
+    X, y, log_alpha, weights = setup(2)
+
+    first = jax.jit(jax.grad(lambda y: jnp.sum(jnp.sin(dual_end(X, y, log_alpha, weights)))))
+
+    hessian = jax.jit(jax.jacfwd(first))(y)
+    h = 1e-5
+    numeric = jnp.stack([(first(y + h * e) - first(y - h * e)) / (2 * h) for e in jnp.eye(3)], axis=1)
+    np.testing.assert_allclose(hessian, numeric, rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_at_a_tiny_scale_are_finite():
+    X, y, _, weights = setup(3)
+    gradient = jax.jit(jax.grad(lambda y: jnp.sum(dual_end(X, y, jnp.asarray(-1000 * np.log(10.0)), weights))))(y)
+    assert jnp.isfinite(gradient).all()

@@ -48,13 +48,14 @@ def decompose(network: Network, problem: Problem) -> Decomposition | None:
     if not isinstance(problem, Regression) or len(network.weights) < 2:
         return None
     if isinstance(network, Diagonal):
-        Z, eta = problem.X, jnp.stack(network.weights)
+        stack = np.stack if all(map(is_concrete, network.weights)) else jnp.stack  # jnp's values hide in a trace
+        Z, eta = problem.X, stack(network.weights)
     else:
         found = real_modes(network, problem)
         if found is None or not all(map(_vanishes, found.errors.values())):
             return None
         Z, eta = problem.X @ found.S.T, jnp.stack(found.eta)
-    return Decomposition(Z, eta) if not is_concrete(eta) or _dominated(np.asarray(eta)) else None
+    return Decomposition(Z, jnp.asarray(eta)) if not is_concrete(eta) or _dominated(np.asarray(eta)) else None
 
 
 def _vanishes(error: Scalar) -> bool:

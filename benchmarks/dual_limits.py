@@ -119,7 +119,7 @@ def scipy_limit(alpha, method, rtol):
 
     small.terminal = True
     start = alpha * np.concatenate([np.ones(d), np.zeros(d)])
-    extra = {"jac": jacobian} if method == "LSODA" else {}
+    extra = {"jac": jacobian} if method == "LSODA" else {"first_step": 1e-3 / (1 + alpha**2)}  # its own overflows
     run = solve_ivp(field, (0, 1e9), start, method, events=small, rtol=rtol, atol=rtol * 1e-3 * alpha, **extra)
     return run.y[:d, -1] * run.y[d:, -1]
 

@@ -51,10 +51,10 @@ def require_precision(name: str, tolerance: Any, dtype: Any, epsilons: float = 5
     """Raises ValueError if a concrete `tolerance` is below so many units of round-off of `dtype`."""
     least = epsilons * float(jnp.finfo(dtype).eps)
     if is_concrete(tolerance) and float(tolerance) < least:
+        wider = "" if jnp.finfo(dtype).bits == 64 else "Type jax.config.update('jax_enable_x64', True) first, or: "
         raise ValueError(
-            f"{name}={float(tolerance):.1e} asks for more than {jnp.dtype(dtype).name} can deliver, "
-            f"about {least:.0e}. Type jax.config.update('jax_enable_x64', True) before making any array, "
-            f"or pass {name}={least:.0e} or more."
+            f"{name}={float(tolerance):.1e} asks for more than {jnp.dtype(dtype).name} can deliver, about {least:.0e}. "
+            f"{wider}Pass {name}={least:.0e} or more."
         )
 
 

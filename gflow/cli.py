@@ -24,7 +24,7 @@ def main() -> None:
     """Gradient flow of linear networks, where it ends, and what theory predicts."""
 
 
-@main.command()
+@main.command(short_help="Run the experiments of the paper's section 6.")
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),

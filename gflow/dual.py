@@ -21,7 +21,7 @@ from .decomposition import real_modes
 from .flow import Solution, Status
 from .networks import Diagonal, Network, with_weights
 from .newton import Limit, newton
-from .problems import Problem, Regression
+from .problems import Problem, Regression, require_fit
 
 NetworkT = TypeVar("NetworkT", bound=Network)
 
@@ -47,6 +47,7 @@ def decompose(network: Network, problem: Problem) -> Decomposition | None:
     """
     if not isinstance(problem, Regression) or len(network.weights) < 2:
         return None
+    require_fit(network, problem)
     if isinstance(network, Diagonal):
         stack = np.stack if all(map(is_concrete, network.weights)) else jnp.stack  # jnp's values hide in a trace
         Z, eta = problem.X, stack(network.weights)

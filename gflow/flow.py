@@ -21,7 +21,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Scalar
 
 from ._checks import require_increasing, require_precision, to_float
 from .networks import Network, with_weights
-from .problems import Classification, Problem, Regression, loss_gradient
+from .problems import Classification, Problem, Regression, loss_gradient, require_fit
 from .problems import log_loss as log_loss_at
 
 NetworkT = TypeVar("NetworkT", bound=Network)
@@ -289,6 +289,7 @@ def integrate(
     """Integrates from τ = 0 until `stop` or τ = `end`, saving the path as `saved` says."""
     dtype = jnp.result_type(*network.weights)
     require_precision("rtol", rtol, dtype)
+    require_fit(network, problem)
     args = (network, problem)
     start = clock.start(network, problem)
     stops = [lambda t, y, args, **_: stop.met(clock.read(t, y, args)[0], *args)]

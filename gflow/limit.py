@@ -58,6 +58,11 @@ def limit(
     end.network.coefficients(), end.converged, end.error
     ```
     """
+    if not hasattr(network, "coefficients"):
+        raise TypeError(
+            f"limit measures its error on the linear coefficients, which {type(network).__name__} has not. "
+            "Use gflow.flow(network, problem, log_loss=-60) and look at the network it ends with."
+        )
     if isinstance(problem, Classification):
         start = scale(network, jnp.exp(log_alpha))
         return limit_direction(start, problem, tolerance=1e-3 if tolerance is None else tolerance, max_steps=max_steps)
@@ -78,15 +83,18 @@ def _limit_of_weights(
 
     def leg(stop: NetworkT, fraction: Scalar) -> tuple[NetworkT, tuple[Solution[NetworkT], NetworkT]]:
         end_only = diffrax.SubSaveAt(t1=True)
-        target = loss_scale + 2 * jnp.log(fraction)
+        target = jnp.maximum(loss_scale + 2 * jnp.log(fraction), -700.0)  # y = 0 = f sets none: no loss is no loss
         run = integrate(stop, problem, TIME, LAST_LOG_TIME, Stop(target), 1e-3 * tolerance, max_steps, end_only)
-        return run.network, (run, minimum_norm_correction(run.network, problem))
+        corrected = minimum_norm_correction(run.network, problem)
+        end = jax.tree.map(lambda new, old: jnp.where(run.converged, new, old), corrected, run.network)
+        return run.network, (run, end)
 
     _, (runs, ends) = jax.lax.scan(leg, network, fractions)
     first, end = (jax.tree.map(lambda v, i=i: v[i], ends) for i in (0, 1))
     run = jax.tree.map(lambda v: v[-1], runs)
     # The correction's error is quadratic in the residual; to claim only the first power is the safe side.
-    error = _SECOND_STOP * _relative_distance(first.coefficients(), end.coefficients())
+    distance = _relative_distance(first.coefficients(), end.coefficients())
+    error = jnp.where(run.converged, _SECOND_STOP * distance, jnp.inf)
     uncertified = run.converged & ~(error <= tolerance)
     log_loss, log_time = problem.log_loss(end(problem.X)), jnp.full_like(run.log_loss, jnp.inf)
     return dataclasses.replace(
@@ -116,9 +124,10 @@ def minimum_norm_correction(network: NetworkT, problem: Problem) -> NetworkT:
 
     jacobian = lineax.MatrixLinearOperator(jax.jacrev(outputs)(weights))
     residual = problem.residual(outputs(weights))
-    step = lineax.linear_solve(jacobian, residual, lineax.QR(), throw=False).value
+    step = lineax.linear_solve(jacobian, residual, lineax.SVD(), throw=False).value
     return with_weights(network, unravel(weights - step))
 
 
 def _relative_distance(a: Float[Array, " d"], b: Float[Array, " d"]) -> Scalar:
-    return jnp.linalg.norm(a - b) / jnp.linalg.norm(b)
+    size = jnp.linalg.norm(b)
+    return jnp.linalg.norm(a - b) / jnp.where(size > 0, size, 1.0)

@@ -47,5 +47,6 @@ def limit_direction(
     )
     turned = angles(first.network.coefficients()[None], second.network.coefficients())[0]
     uncertified = second.converged & ~(turned <= tolerance)
+    turned = jnp.where(first.converged & second.converged, turned, jnp.inf)
     status = Status.where(uncertified, Status.not_certified, second.status)
     return dataclasses.replace(second, status=status, error=turned)

@@ -97,6 +97,8 @@ class Classification(Problem):
 
     def __check_init__(self) -> None:
         _check_data(self.X, self.y)
+        if not callable(self.log_of_loss):
+            raise ValueError(f"log_of_loss must be gflow.exponential or gflow.logistic; got {self.log_of_loss!r}.")
         if is_concrete(self.y) and not (np.abs(self.y) == 1).all():
             wrong = np.asarray(self.y)[np.abs(self.y) != 1][0]
             raise ValueError(
@@ -112,6 +114,18 @@ class Classification(Problem):
 
     def residual(self, outputs: Float[Array, " n"]) -> Float[Array, " n"]:
         return jnp.exp(self.log_loss(outputs)) * jax.grad(self.log_loss)(outputs)
+
+
+def require_fit(network: Network, problem: Problem) -> None:
+    """Raises ValueError if the network cannot take the rows of X."""
+    try:
+        jax.eval_shape(lambda X: network(X), problem.X)
+    except TypeError as error:
+        shapes = ", ".join(str(v.shape) for v in network.weights)
+        raise ValueError(
+            f"{type(network).__name__} with weights of shapes {shapes} cannot take X of shape {problem.X.shape}: "
+            f"an input must be as long as the coefficients. ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def log_loss(weights: tuple[Array, ...], network: Network, problem: Problem) -> Scalar:
@@ -131,5 +145,7 @@ def _check_data(X: Array, y: Array) -> None:
             f"X must have shape (n, d) and y shape (n,) with n, d ≥ 1; got X {X.shape} and y {y.shape}. "
             "One data point is X[None, :], y[None]."
         )
+    if jnp.iscomplexobj(X) or jnp.iscomplexobj(y):
+        raise ValueError(f"X and y must be real; got {X.dtype} and {y.dtype}. Stack real and imaginary parts.")
     require_finite("X", X)
     require_finite("y", y)

@@ -143,7 +143,7 @@ def _candidates(A: Matrix, y: Data, eta: Modal, L: int) -> Iterator[tuple[str, M
     import cvxpy as cp
 
     if not y.any():
-        yield "closed form", np.zeros(y.size)
+        yield "closed form", np.zeros(eta.size)
         return
     program = conic_dual if L == 2 else functools.partial(reweighted_least_squares, L=L)
     for solver in (cp.CLARABEL, cp.SCS):

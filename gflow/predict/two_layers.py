@@ -35,18 +35,16 @@ def two_layer_limit(network: LinearTensorNetwork, problem: Regression) -> Predic
     x, y, U_1, s, U_2, a, b = _singular_basis(network, problem, "Theorem 6")
     v_1, v_2 = (np.asarray(v, np.float64).ravel() for v in network.weights)
     nu = _root(s, a, b, y)
-    # a cosh(s ν) + b sinh(s ν), and the same with a and b exchanged, without cancellation:
-    growing, falling = (a + b) / 2 * np.exp(s * nu), (a - b) / 2 * np.exp(-s * nu)
     ends = (
-        U_1 @ (growing + falling) + (v_1 - U_1 @ a),
-        U_2 @ (growing - falling) + (v_2 - U_2 @ b),
+        U_1 @ _turned(a, b, s * nu) + (v_1 - U_1 @ a),
+        U_2 @ _turned(b, a, s * nu) + (v_2 - U_2 @ b),
     )
     beta = _coefficients(network, ends)
     return Prediction(
         coefficients=beta,
         theorem="Theorem 6",
         is_direction=False,
-        residual=abs(float(x @ beta) - y) / float(np.abs(x) @ np.abs(beta) + abs(y)),
+        residual=abs(float(x @ beta) - y) / max(float(np.abs(x) @ np.abs(beta) + abs(y)), np.finfo(float).tiny),
         hypotheses=(_dominance(s, a, b), _reach(a, b, y)),
     )
 
@@ -106,7 +104,11 @@ def _singular_basis(network: LinearTensorNetwork, problem: Problem, theorem: str
     U_1, s, U_2 = np.linalg.svd(np.asarray(network.data_tensor(problem.X[0]), np.float64), full_matrices=False)
     positive = s > s.max() * s.size * np.finfo(s.dtype).eps
     U_1, s, U_2 = U_1[:, positive], s[positive], U_2[positive].T
-    return x, y, U_1, s, U_2, U_1.T @ v_1, U_2.T @ v_2
+    a, b = U_1.T @ v_1, U_2.T @ v_2
+    # Layers that are equal or opposite stay so, and round-off must not tell them apart.
+    round_off = 1e-14 * max(np.abs(a).max(initial=0.0), np.abs(b).max(initial=0.0))
+    b = np.where(np.abs(np.abs(a) - np.abs(b)) <= round_off, np.copysign(a, b), b)
+    return x, y, U_1, s, U_2, a, b
 
 
 def _coefficients(network: LinearTensorNetwork, vectors: tuple[np.ndarray, ...]) -> np.ndarray:
@@ -124,16 +126,31 @@ def _root(s: np.ndarray, a: np.ndarray, b: np.ndarray, y: float) -> float:
         )
 
     def excess(nu: float) -> float:
-        up, down = np.minimum(2 * s * nu, 600.0), np.minimum(-2 * s * nu, 600.0)
-        return float(np.sum(s * ((a + b) ** 2 * np.exp(up) - (a - b) ** 2 * np.exp(down))) / 4 - y)
+        # s_j times ½(a² + b²) sinh(2 s_j ν) + a b cosh(2 s_j ν)
+        return float(np.sum(s * _turned(a * b, (a**2 + b**2) / 2, 2 * s * nu)) - y)
 
-    far = 1 / s.max()
-    while excess(far) < 0:
+    far, near = 1 / s.max(), -1 / s.max()
+    while excess(far) < 0 and 4 * far * s.max() < _LARGEST_EXPONENT:
         far *= 2
-    near = -1 / s.max()
-    while excess(near) > 0:
+    while excess(near) > 0 and -4 * near * s.max() < _LARGEST_EXPONENT:
         near *= 2
+    if not excess(near) <= 0 <= excess(far):
+        raise ValueError(
+            f"The limit is beyond the range of float64: y = {y} is more than e^{_LARGEST_EXPONENT:.0f} times the output "
+            f"of the start, whose largest weight is {max(np.abs(a).max(), np.abs(b).max()):.1e}. Start from a larger scale."
+        )
     return root_scalar(excess, bracket=(near, far), xtol=1e-300, rtol=4 * np.finfo(float).eps, maxiter=500).root
+
+
+_LARGEST_EXPONENT = 600.0
+
+
+def _turned(a: np.ndarray, b: np.ndarray, angle: np.ndarray) -> np.ndarray:
+    """a cosh(angle) + b sinh(angle); far from 0 by growing and falling parts, of which neither cancels."""
+    size = np.minimum(np.abs(angle), _LARGEST_EXPONENT)
+    with_sign = b * np.sign(angle)
+    far = (a + with_sign) / 2 * np.exp(size) + (a - with_sign) / 2 * np.exp(-size)
+    return np.where(size < 1, a * np.cosh(size) + with_sign * np.sinh(size), far)
 
 
 def _reach(a: np.ndarray, b: np.ndarray, y: float) -> Hypothesis:

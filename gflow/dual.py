@@ -42,6 +42,7 @@ def decompose(network: Network, problem: Problem) -> Decomposition | None:
       if data and weights are even, or commute (`gflow.decomposition.real_modes`). That is a matter of their
       values: inside `jax.jit`, `jax.vmap` or `jax.grad`, where they cannot be seen, the answer is None. Pass data
       and weights as constants, or write the network as an `Orthogonal`.
+    - There must be no more data points than coordinates.
     - In every coordinate one layer must be strictly smaller than the others. Where values can be seen and it is
       not, the answer is None; where they cannot, a lane in which a tie matters has the status `tied`.
     """
@@ -56,6 +57,8 @@ def decompose(network: Network, problem: Problem) -> Decomposition | None:
         if found is None or not all(map(_vanishes, found.errors.values())):
             return None
         Z, eta = problem.X @ found.S.T, jnp.stack(found.eta)
+    if Z.shape[0] > Z.shape[1]:
+        return None
     return Decomposition(Z, jnp.asarray(eta)) if not is_concrete(eta) or _dominated(np.asarray(eta)) else None
 
 

@@ -165,7 +165,7 @@ def _continue_in_scale(coordinates: Coordinates, Z: Array, y: Array, max_iterati
         (dx, dx_by_scale), (dnu, dnu_by_scale) = _solve(Z, point, misfits, slacks)
         error = jnp.where(
             state.log_scale == target,
-            jnp.linalg.norm(point.rho_slope * dx) / jnp.linalg.norm(point.rho),
+            jnp.linalg.norm(point.rho_slope * dx) / jnp.maximum(jnp.linalg.norm(point.rho), jnp.finfo(y.dtype).tiny),
             jnp.inf,
         )
         centred = state.merit <= _LARGEST_MERIT

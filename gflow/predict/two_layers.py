@@ -136,8 +136,8 @@ def _root(s: np.ndarray, a: np.ndarray, b: np.ndarray, y: float) -> float:
         near *= 2
     if not excess(near) <= 0 <= excess(far):
         raise ValueError(
-            f"The limit is beyond the range of float64: y = {y} is more than e^{_LARGEST_EXPONENT:.0f} times the output "
-            f"of the start, whose largest weight is {max(np.abs(a).max(), np.abs(b).max()):.1e}. Start from a larger scale."
+            f"The limit is out of float64's range: y = {y} is over e^{_LARGEST_EXPONENT:.0f} times the output of the "
+            f"start, whose largest weight is {max(np.abs(a).max(), np.abs(b).max()):.1e}. Use a larger scale."
         )
     return root_scalar(excess, bracket=(near, far), xtol=1e-300, rtol=4 * np.finfo(float).eps, maxiter=500).root
 

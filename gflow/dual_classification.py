@@ -87,8 +87,7 @@ def direction_flow(
     S, eta = _decomposition(network)
     decades = _increasing(to_float(decades))
     require_precision("tolerance", tolerance, eta.dtype)
-    coordinates = Coordinates.of(eta, log_scale)
-    _require_dominance(coordinates)
+    coordinates = _dominated(Coordinates.of(eta, log_scale))
     A = problem.y[:, None] * (problem.X @ S.T)
 
     def run(cap: Scalar) -> DirectionPath:
@@ -257,14 +256,16 @@ def _decomposition(network: Network) -> tuple[Float[Array, "m d"], Float[Array, 
     return jnp.eye(eta.shape[1], dtype=eta.dtype), eta
 
 
-def _require_dominance(coordinates: Coordinates) -> None:
-    finite = jnp.isfinite(coordinates.log_a)
-    if is_concrete(finite) and not np.all(finite):
+def _dominated(coordinates: Coordinates) -> Coordinates:
+    """The same coordinates; where layers are tied, which a trace cannot refuse, their lane is not finite."""
+    if is_concrete(coordinates.tied) and np.any(coordinates.tied):
         raise ValueError(
-            f"Coordinate {int(np.argmin(finite))} has no strictly smallest layer: two layers share the smallest "
+            f"Coordinate {int(np.argmax(coordinates.tied))} has no strictly smallest layer: two share the smallest "
             "modulus, so it can never change its sign. Change the initial directions, for instance by "
             "gflow.initial.last_layer_zero, or use gflow.flow."
         )
+    start = jnp.where(coordinates.tied, jnp.nan, coordinates.start)
+    return eqx.tree_at(lambda c: c.start, coordinates, start)
 
 
 def _increasing(decades: Float[Array, " T"]) -> Float[Array, " T"]:

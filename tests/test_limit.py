@@ -94,3 +94,35 @@ def test_refusals_say_what_to_do(one_point):
         gflow.limit(single, one_point)
     data = gflow.Regression(one_point.X.astype("f4"), one_point.y.astype("f4"))
     assert gflow.limit(single, data, tolerance=0.01).converged
+
+
+def test_more_points_than_inputs_are_fitted_where_they_can_be(solve_limit):
+    X, beta = np.random.default_rng(0).normal(size=(8, 3)), np.array([1.0, -1.0, 2.0])
+    for start in (initial.diagonal(jnp.full(3, 0.1)), initial.fully_connected(jnp.full(3, 0.1))):
+        end = solve_limit(start, gflow.Regression(X, X @ beta))
+        assert end.converged
+        np.testing.assert_allclose(end.network.coefficients(), beta, rtol=1e-9)
+
+
+def test_a_lane_that_fails_keeps_its_integrated_weights():
+    contradiction = gflow.Regression([[1.0, 2.0], [1.0, 2.0]], [1.0, 2.0])
+    end = gflow.limit(initial.fully_connected(jnp.array([0.6, -0.3])), contradiction, max_steps=200)
+    assert not end.converged
+    assert end.error == jnp.inf
+    np.testing.assert_allclose(end.network(contradiction.X), 1.5, atol=1e-3)  # the least-squares fit
+
+
+def test_a_start_without_loss_is_its_own_limit():
+    nothing = gflow.Regression([[1.0, 2.0]], [0.0])
+    for start in (
+        gflow.Diagonal(([1.0, 0.5], [0.0, 0.0])),
+        gflow.FullyConnected((jnp.eye(2), jnp.zeros(2))),
+    ):
+        end = gflow.limit(start, nothing)
+        assert end.converged
+        assert not end.network.coefficients().any()
+
+
+def test_inputs_of_another_length_are_named(one_point):
+    with pytest.raises(ValueError, match=r"weights of shapes \(3,\), \(3,\) cannot take X of shape \(1, 2\)"):
+        gflow.limit(initial.diagonal(jnp.ones(3)), one_point)

@@ -147,3 +147,30 @@ def test_tiny_angles_are_accurate():
     for tiny in (1e-3, 1e-9, 1e-15):
         np.testing.assert_allclose(gflow.angle(np.array([1.0, tiny]), np.array([3.0, 0.0])), tiny, rtol=1e-5)
     np.testing.assert_allclose(gflow.angle(np.array([1.0, 1.0]), np.array([-2.0, -2.0])), np.pi)
+
+
+@pytest.mark.parametrize("alpha", [1e4, 1e6, 1e8])
+def test_theorem_6_keeps_its_digits_at_large_scales(alpha, one_point):
+    """Theorem 5's program, another route, at the same start."""
+    start = gflow.scale(gflow.Diagonal(([1.0, 0.5], [0.0, 0.0])), alpha)
+    expected = predict.orthogonal_limit(start, one_point).coefficients
+    np.testing.assert_allclose(predict.two_layer_limit(start, one_point).coefficients, expected, rtol=1e-12)
+
+
+def test_round_off_is_no_growing_mode():
+    """Equal filters stay equal, so xᵀβ = (Σ_j v_j)² is never negative."""
+    v = jnp.array([0.1, 0.2, 0.3])
+    with pytest.raises(ValueError, match=r"never reaches y = -1.0.*is 0"):
+        predict.two_layer_limit(gflow.Convolutional((v, v)), gflow.Regression(jnp.ones((1, 3)), [-1.0]))
+
+
+def test_a_limit_beyond_float64_is_refused(one_point):
+    start = gflow.scale(initial.diagonal(jnp.array([0.6, -0.3])), 1e-140)
+    with pytest.raises(ValueError, match="out of float64's range"):
+        predict.two_layer_limit(start, one_point)
+
+
+def test_zero_targets_keep_the_zero_start():
+    zero = gflow.Diagonal((jnp.ones(4), jnp.zeros(4)))
+    for X in (jnp.eye(1, 4), jnp.eye(2, 4)):
+        assert not predict.limit(zero, gflow.Regression(X, jnp.zeros(len(X)))).coefficients.any()

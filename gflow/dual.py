@@ -117,6 +117,7 @@ def limit(
         steps=end.iterations,
         rejected_steps=jnp.zeros_like(end.iterations),
         error=end.error,
+        certificate={"residual": end.residual, "dual residual": end.dual_residual, "duality gap": end.gap},
         route="dual",
         networks=jax.tree.map(lambda v: v[None], last),
         log_times=forever[None],

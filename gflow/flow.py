@@ -55,6 +55,7 @@ class Solution(eqx.Module, Generic[NetworkT]):
     - `route`: "weights" where the weights were integrated, "dual" where the dual equations were (`gflow.dual`).
     - `error`: an estimate of the error of the coefficients, relative to their norm; NaN where none was
       made, as for a path.
+    - `certificate`: named evidence for a limit, recomputed from its point; empty for a path.
 
     The path, with a leading time axis: `networks`, `log_times`, `log_losses`. Entries after the end
     repeat the end. A limit's path is its end alone.
@@ -70,6 +71,7 @@ class Solution(eqx.Module, Generic[NetworkT]):
     networks: NetworkT
     log_times: Float[Array, "*lanes T"]
     log_losses: Float[Array, "*lanes T"]
+    certificate: dict[str, Float[Array, "*lanes"]] = eqx.field(default_factory=dict)
     route: str = eqx.field(static=True, default="weights")
 
     @property

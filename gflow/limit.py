@@ -93,10 +93,11 @@ def _limit_of_weights(
     first, end = (jax.tree.map(lambda v, i=i: v[i], ends) for i in (0, 1))
     run = jax.tree.map(lambda v: v[-1], runs)
     # The correction's error is quadratic in the residual; to claim only the first power is the safe side.
-    distance = _relative_distance(first.coefficients(), end.coefficients())
+    distance = _relative_size(first.coefficients() - end.coefficients(), end.coefficients())
     error = jnp.where(run.converged, _SECOND_STOP * distance, jnp.inf)
     uncertified = run.converged & ~(error <= tolerance)
     log_loss, log_time = problem.log_loss(end(problem.X)), jnp.full_like(run.log_loss, jnp.inf)
+    residual = _relative_size(problem.residual(end(problem.X)), problem.y)
     return dataclasses.replace(
         run,
         network=end,
@@ -106,6 +107,7 @@ def _limit_of_weights(
         steps=jnp.sum(runs.steps),
         rejected_steps=jnp.sum(runs.rejected_steps),
         error=error,
+        certificate={"residual": residual},
         networks=jax.tree.map(lambda v: v[None], end),
         log_times=log_time[None],
         log_losses=log_loss[None],
@@ -128,6 +130,6 @@ def minimum_norm_correction(network: NetworkT, problem: Problem) -> NetworkT:
     return with_weights(network, unravel(weights - step))
 
 
-def _relative_distance(a: Float[Array, " d"], b: Float[Array, " d"]) -> Scalar:
+def _relative_size(a: Float[Array, " d"], b: Float[Array, " d"]) -> Scalar:
     size = jnp.linalg.norm(b)
-    return jnp.linalg.norm(a - b) / jnp.where(size > 0, size, 1.0)
+    return jnp.linalg.norm(a) / jnp.where(size > 0, size, 1.0)

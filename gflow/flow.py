@@ -26,6 +26,7 @@ from .problems import log_loss as log_loss_at
 
 NetworkT = TypeVar("NetworkT", bound=Network)
 Weights = tuple[Array, ...]
+REVERSE = diffrax.RecursiveCheckpointAdjoint()
 
 
 class Status(eqx.Enumeration):
@@ -90,6 +91,7 @@ def flow(
     rtol: float | Scalar = 1e-8,
     max_steps: int = 4096,
     solver: diffrax.AbstractSolver | None = None,
+    adjoint: diffrax.AbstractAdjoint = REVERSE,
 ) -> Solution[NetworkT]:
     """The path of gradient flow from `network`, the initialisation (see `gflow.scale`).
 
@@ -108,6 +110,8 @@ def flow(
     - `solver`: any diffrax solver. The default is the explicit `Dopri8` in the time clock and the
       implicit `Kvaerno5` in the arc-length clock, which is stiff: margins of support vectors are pinned
       to each other.
+    - `adjoint`: how derivatives go through the flow. The default serves `jax.grad`; for `jax.jvp` and `jax.jacfwd` pass
+      `diffrax.ForwardMode()`.
 
     **Raises** ValueError for times that are negative or do not increase, and for an `rtol` that the
     dtype of the weights cannot deliver. All else is in the `status`.
@@ -133,7 +137,7 @@ def flow(
         saved, end = diffrax.SubSaveAt(t0=True, steps=True), LONGEST_ARC
     if log_loss is not None:
         target = log_loss
-    return integrate(network, problem, clock, end, Stop(target, log_time, turning), rtol, max_steps, saved, solver)
+    return integrate(network, problem, clock, end, Stop(target, log_time, turning), rtol, max_steps, saved, solver, adjoint)
 
 
 class Stop(NamedTuple):
@@ -287,6 +291,7 @@ def integrate(
     max_steps: int,
     saved: diffrax.SubSaveAt,
     solver: diffrax.AbstractSolver | None = None,
+    adjoint: diffrax.AbstractAdjoint = REVERSE,
 ) -> Solution[NetworkT]:
     """Integrates from τ = 0 until `stop` or τ = `end`, saving the path as `saved` says."""
     dtype = jnp.result_type(*network.weights)
@@ -316,7 +321,7 @@ def integrate(
             icoeff=clock.icoeff,
         ),
         event=diffrax.Event(tuple(stops)),
-        adjoint=diffrax.ForwardMode(),
+        adjoint=adjoint,
         max_steps=max_steps,
         throw=False,
     )

@@ -1,5 +1,6 @@
 """Derivatives of a limit: implicit, through the integrated flow, and by central differences."""
 
+import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +24,8 @@ def dual_end(X, y, log_alpha, weights):
 
 def integrated_end(X, y, log_alpha, weights):
     start = gflow.scale(gflow.Diagonal(weights), jnp.exp(log_alpha))
-    return _limit_of_weights(start, gflow.Regression(X, y), 1e-9, 16384).network.coefficients()
+    forward = diffrax.ForwardMode()
+    return _limit_of_weights(start, gflow.Regression(X, y), 1e-9, 16384, forward).network.coefficients()
 
 
 def direction(arguments, seed):
@@ -56,6 +58,25 @@ def test_implicit_derivatives_agree_with_those_through_the_flow(L):
     _, implicit = jax.jit(lambda *a: jax.jvp(dual_end, a, towards))(*arguments)
     _, through = jax.jit(lambda *a: jax.jvp(integrated_end, a, towards))(*arguments)
     np.testing.assert_allclose(implicit, through, atol=1e-6 * np.abs(implicit).max())
+
+
+def test_reverse_derivatives_through_the_flow_agree_with_central_differences():
+    X, y, log_alpha, _ = setup(2)
+    rng = np.random.default_rng(5)
+    weights = (jnp.asarray(rng.normal(size=(6, 2))), jnp.asarray(rng.normal(size=2)))
+
+    @jax.jit
+    def objective(X, y, log_alpha, weights):
+        end = gflow.limit(gflow.FullyConnected(weights), gflow.Regression(X, y), log_alpha=log_alpha)
+        return jnp.sum(jnp.sin(end.network.coefficients()))
+
+    arguments = (X, y, log_alpha, weights)
+    gradient = jax.jit(jax.grad(objective, argnums=(0, 1, 2, 3)))(*arguments)
+    towards, h = direction(arguments, 0), 1e-3
+    at = [objective(*jax.tree.map(lambda v, w, t=t: v + t * h * w, arguments, towards)) for t in (-2, -1, 1, 2)]
+    numeric = (8 * (at[2] - at[1]) - (at[3] - at[0])) / (12 * h)
+    exact = sum(jnp.sum(g * d) for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(towards), strict=True))
+    assert float(numeric) == pytest.approx(float(exact), rel=1e-6)
 
 
 def test_jacobians_batch_and_agree_in_both_modes():

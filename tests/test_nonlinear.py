@@ -67,3 +67,15 @@ def test_a_classification_is_learned_by_a_nonlinear_network(name):
     path = gflow.flow(network, gflow.Classification(X, jnp.array([1.0, -1.0])), times=jnp.array([1.0, 10.0, 100.0]))
     assert (np.diff(path.log_losses) < 0).all()
     assert path.log_loss < -3
+
+
+def test_the_limit_of_a_nonlinear_regression_is_where_its_flow_ends():
+    network = gflow.Nonlinear(LAYERED["fully-connected"], jnp.tanh)
+    problem = gflow.Regression(X, Y)
+    end = jax.jit(lambda start: gflow.limit(start, problem))(network)
+    far = jax.jit(lambda start: gflow.flow(start, problem, log_loss=-50.0, rtol=1e-12))(network)
+    assert end.converged
+    assert far.converged
+    assert end.certificate["residual"] < 1e-10
+    for v, w in zip(end.network.weights, far.network.weights, strict=True):
+        np.testing.assert_allclose(v, w, rtol=1e-8, atol=1e-8)

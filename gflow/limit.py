@@ -1,6 +1,6 @@
 """Where the flow ends as t → ∞.
 
-Imports networks, problems, flow, dual, limit_direction.
+Imports networks, problems, clocks, flow, dual, limit_direction.
 """
 
 import dataclasses
@@ -15,7 +15,8 @@ from jaxtyping import Array, Float, Scalar
 
 from . import dual
 from ._checks import require_precision
-from .flow import LAST_LOG_TIME, TIME, Solution, Status, Stop, integrate
+from .clocks import LAST_LOG_TIME, TIME
+from .flow import Solution, Status, Stop, integrate
 from .limit_direction import limit_direction
 from .networks import LinearTensorNetwork, scale, with_weights
 from .problems import Classification, Problem

@@ -13,10 +13,10 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import optimistix
-from jaxtyping import Array, Bool, Scalar
+from jaxtyping import Array, Bool, Float, Scalar
 
 from .networks import Network, with_weights
-from .problems import Problem, loss_gradient
+from .problems import Classification, Problem, loss_gradient
 from .problems import log_loss as log_loss_at
 
 Weights = tuple[Array, ...]
@@ -25,9 +25,9 @@ Weights = tuple[Array, ...]
 class Clock(NamedTuple):
     """A clock τ: its state at the start, the state's derivative by τ, and what a state means."""
 
-    start: Callable[[Network, Problem], Any]
+    start: Callable[[Any, Any], Any]  # network, problem -> state
     field: Callable[[Any, Any, Any], Any]  # τ, state, (network, problem) -> state
-    read: Callable[[Any, Any, tuple[Network, Problem]], tuple[Weights, Scalar]]  # Θ and log(1 + t)
+    read: Callable[[Any, Any, Any], tuple[Weights, Scalar]]  # τ, state, (network, problem) -> Θ and log(1 + t)
     unit: Callable[[Network], Scalar]  # parts of the state that are smaller are resolved absolutely
     solver: diffrax.AbstractSolver
     pcoeff: float  # of the step size controller
@@ -63,10 +63,21 @@ TIME = Clock(
 LAST_LOG_TIME = 690.0  # e^690 is near the largest float64
 
 
-# The arc-length clock: the state is θ = Θ/‖Θ‖, log ‖Θ‖ and w = log((1 + t) L). It moves by −∇ log L, which
-# neither underflows nor overflows. log t itself grows like −log L and is pinned to it; w stays small.
+# The arc-length clock: the state is θ = Θ/‖Θ‖, log ‖Θ‖, w = log((1 + t) L) and the logits λ_i = log(q_i / Σq) of the
+# shares q_i = −∂ log L/∂m_i of the data points. It moves by −∇ log L = Jᵀq, which neither underflows nor overflows.
+#
+# The logits are functions of the margins. As state of their own they keep the field smooth: if q were read from margins
+# of size s, an error δ of θ would be one of sδ in its exponents, and steps would have to shrink like 1/s.
+# log t itself grows like −log L and is pinned to it; w stays small.
 # To the arc is added log(1 + log(1 + t)), which carries the flow over plateaus, where it hardly moves for a long time.
-# θ is kept in units of its resolution: then the tolerance for the two logarithms, which pass through zero, is `rtol`.
+# θ is kept in units of its resolution: then the tolerance for the other parts, which pass through zero, is `rtol`.
+
+
+class _Arc(NamedTuple):
+    theta: Weights
+    log_norm: Scalar
+    w: Scalar
+    logits: Float[Array, " n"]
 
 
 def _arc_unit(network: Network) -> Scalar:
@@ -74,37 +85,71 @@ def _arc_unit(network: Network) -> Scalar:
     return 1e-3 * jnp.clip(norm(network.weights), 1e-2, 1.0) / jnp.sqrt(sum(v.size for v in network.weights))
 
 
-def _arc_start(network: Network, problem: Problem) -> tuple[Weights, Scalar, Scalar]:
+def _arc_start(network: Network, problem: Classification) -> _Arc:
     size = norm(network.weights)
     size = jnp.where(size > 0, size, 1.0)  # the zero network is stationary and stays where it is
     theta = tuple(v / (size * _arc_unit(network)) for v in network.weights)
-    return theta, jnp.log(size), log_loss_at(network.weights, network, problem)
+    outputs = network(problem.X)
+    logits = jax.nn.log_softmax(problem.log_slopes(problem.margins(outputs)))
+    return _Arc(theta, jnp.log(size), problem.log_loss(outputs), logits)
 
 
-def _arc_weights(state: tuple[Weights, Scalar, Scalar], network: Network) -> Weights:
-    theta, log_norm, _ = state
-    return tuple(jnp.exp(log_norm) * _arc_unit(network) * v for v in theta)
+def _arc_weights(state: _Arc, network: Network) -> Weights:
+    return tuple(jnp.exp(state.log_norm) * _arc_unit(network) * v for v in state.theta)
 
 
-def _arc_field(
-    sigma: Scalar, state: tuple[Weights, Scalar, Scalar], args: tuple[Network, Problem]
-) -> tuple[Weights, Scalar, Scalar]:
-    (_, log_norm, w), (network, _) = state, args
-    weights, size = _arc_weights(state, network), jnp.exp(log_norm)
-    log_loss, gradient = jax.value_and_grad(log_loss_at)(weights, *args)
-    slope = norm(gradient)
-    patience = jnp.exp(-w) / (1 + jax.nn.relu(w - log_loss))
-    rate = 1 / (slope / size + patience)  # dτ/dσ with dτ = L dt
-    radial = -jnp.sum(jnp.stack([jnp.sum(g * v) for g, v in zip(gradient, weights, strict=True)])) / size**2
-    tangential = tuple((-g / size - radial * v / size) for g, v in zip(gradient, weights, strict=True))
-    return tuple(rate / _arc_unit(network) * v for v in tangential), rate * radial, rate * (jnp.exp(-w) - slope**2)
+def _arc_field(sigma: Scalar, state: _Arc, args: tuple[Network, Classification]) -> _Arc:
+    network, problem = args
+    weights, size = _arc_weights(state, network), jnp.exp(state.log_norm)
+    outputs, forward = jax.linearize(lambda v: with_weights(network, v)(problem.X), weights)
+    backward = jax.linear_transpose(forward, weights)
+    log_loss, shares = jax.value_and_grad(problem.log_loss)(outputs)
+    total = -jnp.sum(problem.y * shares)  # Σq, which is 1 for the exponential loss and does not feel ties
+    q = total * jax.nn.softmax(state.logits)
+    ascent = backward(problem.y * q)[0]  # −∇ log L = dΘ/dτ with dτ = L dt
+    slope = norm(ascent)
+    patience = jnp.exp(-state.w) / (1 + jax.nn.relu(state.w - log_loss))
+    rate = 1 / (slope / size + patience)  # dτ/dσ
+    radial = jnp.sum(jnp.stack([jnp.sum(g * v) for g, v in zip(ascent, weights, strict=True)])) / size**2
+    tangential = tuple(g / size - radial * v / size for g, v in zip(ascent, weights, strict=True))
+
+    log_slopes, change = jax.jvp(problem.log_slopes, (problem.margins(outputs),), (problem.margins(forward(ascent)),))
+    change -= jax.nn.softmax(state.logits) @ change
+    # Two terms that are zero: they keep round-off out of the logits' common part, which nothing else does, and
+    # errors out of all of them while L > 1, where the flow may come to rest.
+    change -= slope**2 * jax.nn.logsumexp(state.logits)
+    back = jnp.exp(jnp.minimum(log_loss, 0.0)) * (jax.nn.log_softmax(log_slopes) - state.logits)
+    return _Arc(
+        theta=tuple(rate / _arc_unit(network) * v for v in tangential),
+        log_norm=rate * radial,
+        w=rate * (jnp.exp(-state.w) - slope**2),
+        logits=rate * change + back,
+    )
 
 
-def _arc_read(
-    sigma: Scalar, state: tuple[Weights, Scalar, Scalar], args: tuple[Network, Problem]
-) -> tuple[Weights, Scalar]:
+def _arc_read(sigma: Scalar, state: _Arc, args: tuple[Network, Classification]) -> tuple[Weights, Scalar]:
     weights = _arc_weights(state, args[0])
-    return weights, state[2] - log_loss_at(weights, *args)
+    return weights, state.w - log_loss_at(weights, *args)
+
+
+class _Chord(diffrax.VeryChord):
+    """A chord iteration, one Jacobian a step, that takes a correction far below the tolerance for convergence.
+
+    diffrax asks for a rate of convergence, which corrections at round-off level do not have: steps then fail at every
+    size.
+    """
+
+    def terminate(self, fn: Any, y: Any, args: Any, options: Any, state: Any, tags: Any) -> Any:
+        rate = state.diffsize / state.diffsize_prev
+        remaining = state.diffsize * rate / (1 - rate)
+        known = state.step >= 2
+        done = (state.diffsize < self.kappa) | (known & (rate < 1) & (remaining < self.kappa))
+        diverged = known & ~done & ~(rate <= 2)
+        failed = state.result != optimistix.RESULTS.successful
+        outcome = optimistix.RESULTS.where(
+            diverged, optimistix.RESULTS.nonlinear_divergence, optimistix.RESULTS.successful
+        )
+        return done | diverged | failed, optimistix.RESULTS.where(failed, state.result, outcome)
 
 
 ARC_LENGTH = Clock(
@@ -112,10 +157,7 @@ ARC_LENGTH = Clock(
     field=_arc_field,
     read=_arc_read,
     unit=lambda network: jnp.ones(()),
-    # Newton, not a chord: margins tied to each other by an exponential need it. Measured: a quarter of the steps.
-    solver=diffrax.Kvaerno5(
-        root_finder=diffrax.with_stepsize_controller_tols(optimistix.Newton)(cauchy_termination=False)
-    ),
+    solver=diffrax.Kvaerno5(root_finder=diffrax.with_stepsize_controller_tols(_Chord)()),
     pcoeff=0.3,  # halves the rejected steps
     icoeff=0.4,
 )

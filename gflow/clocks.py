@@ -68,6 +68,7 @@ LAST_LOG_TIME = 690.0  # e^690 is near the largest float64
 #
 # The logits are functions of the margins. As state of their own they keep the field smooth: if q were read from margins
 # of size s, an error δ of θ would be one of sδ in its exponents, and steps would have to shrink like 1/s.
+# They are kept in units of √(1 + (10⁻⁶ log L)²), for the round-off of their derivatives is in proportion to log L.
 # log t itself grows like −log L and is pinned to it; w stays small.
 # To the arc is added log(1 + log(1 + t)), which carries the flow over plateaus, where it hardly moves for a long time.
 # θ is kept in units of its resolution: then the tolerance for the other parts, which pass through zero, is `rtol`.
@@ -85,13 +86,18 @@ def _arc_unit(network: Network) -> Scalar:
     return 1e-3 * jnp.clip(norm(network.weights), 1e-2, 1.0) / jnp.sqrt(sum(v.size for v in network.weights))
 
 
+def _logit_unit(log_loss: Scalar) -> Scalar:
+    return jnp.sqrt(1 + (1e-6 * log_loss) ** 2)
+
+
 def _arc_start(network: Network, problem: Classification) -> _Arc:
     size = norm(network.weights)
     size = jnp.where(size > 0, size, 1.0)  # the zero network is stationary and stays where it is
     theta = tuple(v / (size * _arc_unit(network)) for v in network.weights)
     outputs = network(problem.X)
+    log_loss = problem.log_loss(outputs)
     logits = jax.nn.log_softmax(problem.log_slopes(problem.margins(outputs)))
-    return _Arc(theta, jnp.log(size), problem.log_loss(outputs), logits)
+    return _Arc(theta, jnp.log(size), log_loss, logits / _logit_unit(log_loss))
 
 
 def _arc_weights(state: _Arc, network: Network) -> Weights:
@@ -105,7 +111,8 @@ def _arc_field(sigma: Scalar, state: _Arc, args: tuple[Network, Classification])
     backward = jax.linear_transpose(forward, weights)
     log_loss, shares = jax.value_and_grad(problem.log_loss)(outputs)
     total = -jnp.sum(problem.y * shares)  # Σq, which is 1 for the exponential loss and does not feel ties
-    q = total * jax.nn.softmax(state.logits)
+    logits = state.logits * _logit_unit(log_loss)
+    q = total * jax.nn.softmax(logits)
     ascent = backward(problem.y * q)[0]  # −∇ log L = dΘ/dτ with dτ = L dt
     slope = norm(ascent)
     patience = jnp.exp(-state.w) / (1 + jax.nn.relu(state.w - log_loss))
@@ -114,16 +121,17 @@ def _arc_field(sigma: Scalar, state: _Arc, args: tuple[Network, Classification])
     tangential = tuple(g / size - radial * v / size for g, v in zip(ascent, weights, strict=True))
 
     log_slopes, change = jax.jvp(problem.log_slopes, (problem.margins(outputs),), (problem.margins(forward(ascent)),))
-    change -= jax.nn.softmax(state.logits) @ change
+    change -= jax.nn.softmax(logits) @ change
     # Two terms that are zero: they keep round-off out of the logits' common part, which nothing else does, and
     # errors out of all of them while L > 1, where the flow may come to rest.
-    change -= slope**2 * jax.nn.logsumexp(state.logits)
-    back = jnp.exp(jnp.minimum(log_loss, 0.0)) * (jax.nn.log_softmax(log_slopes) - state.logits)
+    change -= slope**2 * jax.nn.logsumexp(logits)
+    back = jnp.exp(jnp.minimum(log_loss, 0.0)) * (jax.nn.log_softmax(log_slopes) - logits)
+    unit, unit_change = jax.jvp(_logit_unit, (log_loss,), (-rate * slope**2,))
     return _Arc(
         theta=tuple(rate / _arc_unit(network) * v for v in tangential),
         log_norm=rate * radial,
         w=rate * (jnp.exp(-state.w) - slope**2),
-        logits=rate * change + back,
+        logits=(rate * change + back - state.logits * unit_change) / unit,
     )
 
 

@@ -172,12 +172,19 @@ ARC_LENGTH = Clock(
 LONGEST_ARC = 1e4  # log ‖Θ‖ is at most σ; float64 ends at log ‖Θ‖ = 709
 
 
-def is_stationary(weights: Weights, network: Network, problem: Problem) -> Bool[Array, ""]:
-    """Whether the gradients of the data points cancel in ∇L to nine digits, or all vanish, while L ≥ 1.
+def is_stationary(weights: Weights, network: Network, problem: Classification) -> Bool[Array, ""]:
+    """Whether the flow cannot make the loss fall any further, although it does not classify every point.
 
-    With L < 1 a homogeneous network classifies every point, and its loss always falls.
+    That is where the gradients of the data points cancel in ∇L to nine digits, or all vanish. A function xᵀβ also
+    cannot where Σ q_i y_i x_i vanishes to nine digits of the longest x_i, with q_i the points' shares in ∇L: its norm
+    bounds the margin of every unit β (Gordan), so the data are not separable. A plateau meets neither.
     """
     outputs, pull_back = jax.vjp(lambda v: with_weights(network, v)(problem.X), weights)
-    shares = jax.grad(problem.log_loss)(outputs)
+    log_loss, shares = jax.value_and_grad(problem.log_loss)(outputs)
     each = jax.vmap(lambda one: norm(pull_back(one)[0]))(jnp.diag(shares))
-    return (norm(pull_back(shares)[0]) <= 1e-9 * jnp.sum(each)) & (problem.log_loss(outputs) > -1e-9)
+    stationary = norm(pull_back(shares)[0]) <= 1e-9 * jnp.sum(each)
+    if hasattr(network, "coefficients"):
+        longest = jnp.max(jnp.linalg.norm(problem.X, axis=1))
+        stationary |= jnp.linalg.norm(shares @ problem.X) <= 1e-9 * longest * jnp.sum(jnp.abs(shares))
+    # A loss below that of a single margin of zero classifies every point, and falls for ever.
+    return stationary & (log_loss > problem.log_of_loss(jnp.zeros(())) - 1e-9)

@@ -180,9 +180,9 @@ def integrate(
     stops = [lambda t, y, args, **_: stop.met(clock.read(t, y, args)[0], *args)]
     if (last_time := stop.log_time) is not None:
         stops.append(lambda t, y, args, **_: log_time_at(clock.read(t, y, args)[1]) > last_time)
-    if clock is ARC_LENGTH:  # the time clock is not hurt by a stationary point
+    if clock is ARC_LENGTH and isinstance(problem, Classification):  # no stationary point hurts the time clock
         stops.append(lambda t, y, args, **_: is_stationary(clock.read(t, y, args)[0], *args))
-        end = jnp.where(is_stationary(network.weights, *args), 0.0, end)  # the clock cannot start there
+        end = jnp.where(is_stationary(network.weights, network, problem), 0.0, end)  # the clock cannot start there
     run = diffrax.diffeqsolve(
         diffrax.ODETerm(clock.field),
         clock.solver if solver is None else solver,

@@ -82,13 +82,13 @@ def paper_data():
 
 
 def sign_changes(path, start, problem, expected):
-    """The signed angle at s = 10 ... 100, by three routes: |angle| may rise where it changes its sign."""
+    """The signed angle at s = 3 ... 100, by three routes: |angle| rises once it has passed through zero."""
 
     def signed(beta):
         return np.arctan2(expected[1] * beta[:, 0] - expected[0] * beta[:, 1], beta @ np.array(expected))
 
     s = -np.asarray(path.log_losses)
-    rows = np.array([np.argmax(s >= wanted) for wanted in (10, 15, 20, 30, 50, 100)])
+    rows = np.array([np.argmax(s >= wanted) for wanted in (3, 5, 10, 20, 30, 50, 100)])
     times = jnp.exp(path.log_times[rows])
     plain = gflow.flow(start, problem, times=times, rtol=1e-11, max_steps=200_000)
     dual = jax.jit(lambda decades: direction_flow(start, problem, decades, tolerance=1e-10))(jnp.log10(s[rows]))

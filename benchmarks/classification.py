@@ -17,7 +17,7 @@ from gflow import finite_loss
 from gflow.dual_classification import direction_flow
 
 jax.config.update("jax_enable_x64", True)
-np.set_printoptions(precision=1, linewidth=150)
+np.set_printoptions(formatter={"float": "{:.1e}".format}, linewidth=150)
 
 
 def timed(f, *args):
@@ -42,32 +42,60 @@ def angles_at_decades(paths, expected, decades):
 
 
 def paper_data():
-    print("\n1. The paper's two points, five random starts scaled by 0.5, weights integrated to log L = -1e10")
+    print(
+        "\n1. The paper's two points, weights integrated to log L = -1e10; five random z, starts with beta = alpha^L z"
+    )
     problem = gflow.Classification([[1.0, 2.0], [0.0, -3.0]], [1.0, -1.0])
     expected = {"diagonal": [0.0, 1.0], "convolution": [1.0, 1.0], "fully-connected": [1.0, 2.0]}
     decades = np.arange(1, 11)
+    alphas = jnp.array([0.01, 0.5, 1.0])  # of the paper's section 6
+    z = jax.random.normal(jax.random.key(1), (5, 2))
     for L in (2, 3, 4):
         for name, make in (
-            ("diagonal", lambda z, L=L: gflow.initial.diagonal(z, L)),
-            ("convolution", lambda z, L=L: gflow.initial.convolutional(z, L)),
-            ("fully-connected", lambda z, L=L: gflow.initial.fully_connected(z, (2,) * (L - 1))),
+            ("diagonal", gflow.initial.diagonal),
+            ("convolution", gflow.initial.convolutional),
+            ("fully-connected", lambda z, L: gflow.initial.fully_connected(z, (2,) * (L - 1))),
         ):
-            z = jax.random.normal(jax.random.key(1), (5, 2))
-            starts = jax.vmap(lambda z, make=make: gflow.scale(make(z), 0.5))(z)
-            run = jax.vmap(lambda start: gflow.flow(start, problem, log_loss=-1e10, max_steps=1500))
-            paths, compilation, seconds = timed(run, starts)
-            curve = angles_at_decades(paths, expected[name], decades)
-            known = L == 2 or name == "fully-connected"
-            falling = bool((np.diff(curve, axis=1) < 0).all())
-            steps = np.asarray(paths.steps + paths.rejected_steps)
-            residual = jax.vmap(lambda end: gflow.predict.singular_vector_residual(end, problem))(paths.network)
-            print(
-                f"L={L} {name:16s} converged {int(paths.converged.sum())}/5, steps {steps.min()}..{steps.max()}, "
-                f"{seconds:.2f} s (+{compilation:.0f} s compilation), Theorem 1 residual {float(residual.max()):.1e}"
-                + (f", largest angle {curve[:, -1].max():.1e}, falling at every decade: {falling}" if known else "")
-            )
-            if known:
-                print("     largest angle at s = 1e1 ... 1e10:", curve.max(axis=0))
+
+            def run(alpha, z, L=L, make=make):
+                return gflow.flow(gflow.scale(make(z, L), alpha), problem, log_loss=-1e10, max_steps=1500)
+
+            paths, compilation, seconds = timed(jax.vmap(jax.vmap(run, (None, 0)), (0, None)), alphas, z)
+            print(f"L={L} {name}: {seconds:.2f} s (+{compilation:.0f} s compilation)")
+            for i, alpha in enumerate(alphas):
+                some = jax.tree.map(lambda v, i=i: v[i], paths)
+                steps = np.asarray(some.steps + some.rejected_steps)
+                residual = jax.vmap(lambda end: gflow.predict.singular_vector_residual(end, problem))(some.network)
+                print(
+                    f"   alpha = {alpha:g}: converged {int(some.converged.sum())}/5, steps {steps.min()}..{steps.max()}"
+                    f", Theorem 1 residual at most {float(residual.max()):.1e}"
+                )
+                if L == 2 or name == "fully-connected":
+                    curve = angles_at_decades(some, expected[name], decades)
+                    falling = (np.diff(curve, axis=1) < 0).all(axis=1)
+                    print(f"      angle falls at every decade: {falling.sum()}/5; largest at s = 1e1 ... 1e10:")
+                    print("     ", curve.max(axis=0))
+                    for j in np.flatnonzero(~falling):
+                        print(f"      start {j}, which does not:", curve[j])
+                        path = jax.tree.map(lambda v, j=j: v[j], some)
+                        sign_changes(path, gflow.scale(make(z[j], L), alpha), problem, expected[name])
+
+
+def sign_changes(path, start, problem, expected):
+    """The signed angle at s = 3 ... 100, by three routes: |angle| rises once it has passed through zero."""
+
+    def signed(beta):
+        return np.arctan2(expected[1] * beta[:, 0] - expected[0] * beta[:, 1], beta @ np.array(expected))
+
+    s = -np.asarray(path.log_losses)
+    rows = np.array([np.argmax(s >= wanted) for wanted in (3, 5, 10, 20, 30, 50, 100)])
+    times = jnp.exp(path.log_times[rows])
+    plain = gflow.flow(start, problem, times=times, rtol=1e-11, max_steps=200_000)
+    dual = jax.jit(lambda decades: direction_flow(start, problem, decades, tolerance=1e-10))(jnp.log10(s[rows]))
+    print("         signed, at s =", s[rows].round())
+    print("         weights      ", signed(np.asarray(coefficients(path.networks))[rows]))
+    print("         in plain time", signed(np.asarray(coefficients(plain.networks))))
+    print("         dual         ", signed(np.asarray(dual.directions)))
 
 
 def gaussian():
@@ -143,35 +171,62 @@ def kkt(problem):
         curve = jax.jit(lambda n: direction_flow(n, problem, decades))(network)
         residuals = jax.vmap(lambda r, q, L=L: finite_loss.kkt_residual(r, q, A, L))(curve.rho, curve.multipliers)
         print(f"   L={L}: {np.asarray(residuals)} {gflow.Status[curve.status]}")
+    print("   full convolution L = 2, general data, by weights; dying frequencies decay like powers of s")
+    convolution_kkt(n=2, d=5, alpha=0.01)
+    convolution_kkt(n=5, d=8, alpha=0.01)
+    convolution_kkt(n=5, d=8, alpha=0.5)
+
+
+def convolution_kkt(n, d, alpha):
     rng = np.random.default_rng(3)
-    small = gflow.Classification(rng.standard_normal((5, 8)), rng.choice([-1.0, 1.0], 5))
-    S = 8**0.5 * gflow.predict.dft(8)
-    A = jnp.asarray(small.y[:, None] * (small.X @ S.T))
-    start = gflow.scale(gflow.initial.convolutional(jnp.asarray(rng.standard_normal(8))), 0.5)
-    path = jax.jit(lambda s: gflow.flow(s, small, log_loss=-1e8))(start)
-    reached = -np.asarray(path.log_losses)
-    rows = [int(np.argmax(reached >= s)) for s in (1e1, 1e2, 1e4, 1e6, 1e8) if reached[-1] >= s]
-    residuals = []
-    for row in rows:
-        network = jax.tree.map(lambda v, row=row: v[row], path.networks)
-        rho = jnp.asarray(S.conj()) @ network.coefficients() / 8
-        residuals.append(float(finite_loss.kkt_residual(rho, finite_loss.multipliers(network, small), A, 2)))
-    print(f"   full convolution L=2, n=5, d=8, by weights ({gflow.Status[path.status]}),")
-    print(f"   at s = 1e1, 1e2, 1e4, 1e6, 1e8 as far as reached: {np.array(residuals)}")
+    problem = gflow.Classification(rng.standard_normal((n, d)), rng.choice([-1.0, 1.0], n))
+    S = d**0.5 * gflow.predict.dft(d)
+    A = jnp.asarray(problem.y[:, None] * (problem.X @ S.T))
+    start = gflow.scale(gflow.initial.convolutional(jnp.asarray(rng.standard_normal(d))), alpha)
+    path, _, seconds = timed(lambda s: gflow.flow(s, problem, log_loss=-1e10), start)
+
+    def residual(network):
+        rho = jnp.asarray(S.conj()) @ network.coefficients() / d
+        return finite_loss.kkt_residual(rho, finite_loss.multipliers(network, problem), A, 2)
+
+    s = -np.asarray(path.log_losses)
+    # Beyond 1e8 the ties of margins in float64 no longer tell the multipliers to two digits.
+    wanted = [s_k for s_k in (1e1, 1e2, 1e4, 1e6, 1e8) if s[-1] >= s_k]
+    rows = np.array([np.argmax(s >= least) for least in wanted])
+    residuals = np.asarray(jax.vmap(residual)(jax.tree.map(lambda v: v[rows], path.networks)))
+    print(f"   n = {n}, d = {d}, alpha = {alpha}: {gflow.Status[path.status]}; {int(path.steps + path.rejected_steps)} "
+          f"steps, {seconds:.2f} s")  # fmt: skip
+    print(f"      at s = {np.array(wanted)}: {residuals}; falling: {bool((np.diff(residuals) < 0).all())}")
 
 
 def agreement():
-    print("\n6. Clocks, margins and descent, on the paper's two points")
-    problem = gflow.Classification([[1.0, 2.0], [0.0, -3.0]], [1.0, -1.0])
-    start = gflow.scale(gflow.initial.diagonal(jnp.array([0.6, -0.4])), 0.5)
+    print("\n6. Clocks, margins and descent")
+    two_points = gflow.Classification([[1.0, 2.0], [0.0, -3.0]], [1.0, -1.0])
+    rng = np.random.default_rng(0)
+    several = gflow.Classification(rng.standard_normal((6, 10)), rng.choice([-1.0, 1.0], 6))
+    agree(
+        "the paper's two points, diagonal",
+        two_points,
+        gflow.scale(gflow.initial.diagonal(jnp.array([0.6, -0.4])), 0.5),
+    )
+    agree(
+        "Gaussian n = 6, d = 10, four support vectors, diagonal, alpha = 0.1",
+        several,
+        gflow.Diagonal((jnp.full(10, 0.1), jnp.zeros(10))),
+    )
+
+
+def agree(name, problem, start):
+    print(f"   {name}")
     path = jax.jit(lambda s: gflow.flow(s, problem, log_loss=-15.0, rtol=1e-10))(start)
     plain = gflow.flow(start, problem, times=jnp.exp(path.log_time)[None], rtol=1e-12, max_steps=100_000)
-    print(f"   log L at log t = {float(path.log_time):.6f}: {float(path.log_loss):.10f} in the arc-length clock, "
+    print(f"      log L at log t = {float(path.log_time):.6f}: {float(path.log_loss):.10f} in the arc-length clock, "
           f"{float(plain.log_loss):.10f} in the time clock")  # fmt: skip
     far = jax.jit(lambda s: gflow.flow(s, problem, log_loss=-1e10))(start)
     margins = np.asarray(jax.vmap(lambda n: gflow.invariants.smoothed_margin(n, problem))(far.networks))
     small = np.asarray(far.log_losses) < 0
-    print(f"   largest relative decrease of the smoothed margin in a step after L < 1: "
+    print(f"      to log L = {float(far.log_loss):.1e} in {int(far.steps + far.rejected_steps)} steps: largest "
+          f"relative decrease of the smoothed margin in a step after L < 1: "
           f"{max(0.0, -np.min(np.diff(margins[small]) / margins[small][1:])):.1e}")  # fmt: skip
     import optax
 
@@ -179,9 +234,8 @@ def agreement():
     for size in (1e-2, 1e-3, 1e-4):
         steps = jnp.array([round(100 / size)])
         descent = gflow.descend(start, problem, optax.sgd(size), steps=steps).network.coefficients()
-        print(
-            f"   descent, step {size:g}, at t = 100: distance to the flow {float(jnp.linalg.norm(descent - flow_end)):.1e}"  # noqa: E501
-        )
+        distance = float(jnp.linalg.norm(descent - flow_end))
+        print(f"      descent, step {size:g}, at t = 100: distance to the flow {distance:.1e}")
 
 
 def draw(figure, decades, alphas, angles, needed):

@@ -24,7 +24,8 @@ from scipy.integrate import solve_ivp
 from scipy.optimize import linprog
 
 import gflow
-from gflow.flow import LAST_LOG_TIME, TIME, Stop, integrate
+from gflow.clocks import LAST_LOG_TIME, TIME
+from gflow.flow import Stop, integrate
 from gflow.limit import _limit_of_weights
 
 jax.config.update("jax_enable_x64", True)

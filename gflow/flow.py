@@ -1,31 +1,26 @@
 """The flow dv_l/dt = −∂L/∂v_l as an exact ODE, in a clock that suits it, integrated by diffrax.
 
-Imports networks, problems.
-
-Two clocks trace the same path. The *time clock* u = log(1 + t) serves regression, and whenever times
-are asked for. The *arc-length clock* dσ = ‖dΘ‖ / ‖Θ‖ carries a classification on to losses like
-10^(−10^10), where t itself would overflow.
+Imports networks, problems, clocks.
 """
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optimistix
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Scalar
 
 from ._checks import require_increasing, require_precision, to_float
+from .clocks import ARC_LENGTH, LAST_LOG_TIME, LONGEST_ARC, TIME, Clock, Weights, is_stationary, norm
 from .networks import Network, with_weights
-from .problems import Classification, Problem, Regression, loss_gradient, require_fit
+from .problems import Classification, Problem, Regression, require_fit
 from .problems import log_loss as log_loss_at
 
 NetworkT = TypeVar("NetworkT", bound=Network)
-Weights = tuple[Array, ...]
 REVERSE = diffrax.RecursiveCheckpointAdjoint()
 
 
@@ -137,7 +132,8 @@ def flow(
         saved, end = diffrax.SubSaveAt(t0=True, steps=True), LONGEST_ARC
     if log_loss is not None:
         target = log_loss
-    return integrate(network, problem, clock, end, Stop(target, log_time, turning), rtol, max_steps, saved, solver, adjoint)
+    stop = Stop(target, log_time, turning)
+    return integrate(network, problem, clock, end, stop, rtol, max_steps, saved, solver, adjoint)
 
 
 class Stop(NamedTuple):
@@ -156,120 +152,10 @@ class Stop(NamedTuple):
 def turning_rate(weights: Weights, network: Network, problem: Problem) -> Scalar:
     """By how many radians the direction of Θ turns while −log L grows by a factor e; ∞ while L ≥ 1."""
     log_loss, gradient = jax.value_and_grad(log_loss_at)(weights, network, problem)
-    slope, size = _norm(gradient), _norm(weights)
+    slope, size = norm(gradient), norm(weights)
     radial = sum(jnp.sum(g * v) for g, v in zip(gradient, weights, strict=True)) / size**2
-    tangential = _norm(tuple(g - radial * v for g, v in zip(gradient, weights, strict=True)))
+    tangential = norm(tuple(g - radial * v for g, v in zip(gradient, weights, strict=True)))
     return jnp.where(log_loss < 0, -log_loss * tangential / (slope**2 * size), jnp.inf)
-
-
-def is_stationary(weights: Weights, network: Network, problem: Problem) -> Bool[Array, ""]:
-    """Whether the gradients of the data points cancel in ∇L to nine digits, or all vanish, while L ≥ 1.
-
-    With L < 1 a homogeneous network classifies every point, and its loss always falls.
-    """
-    outputs, pull_back = jax.vjp(lambda v: with_weights(network, v)(problem.X), weights)
-    shares = jax.grad(problem.log_loss)(outputs)
-    each = jax.vmap(lambda one: _norm(pull_back(one)[0]))(jnp.diag(shares))
-    return (_norm(pull_back(shares)[0]) <= 1e-9 * jnp.sum(each)) & (problem.log_loss(outputs) > -1e-9)
-
-
-class Clock(NamedTuple):
-    """A clock τ: its state at the start, the state's derivative by τ, and what a state means."""
-
-    start: Callable[[Network, Problem], Any]
-    field: Callable[[Any, Any, Any], Any]  # τ, state, (network, problem) -> state
-    read: Callable[[Any, Any, tuple[Network, Problem]], tuple[Weights, Scalar]]  # Θ and log(1 + t)
-    unit: Callable[[Network], Scalar]  # parts of the state that are smaller are resolved absolutely
-    solver: diffrax.AbstractSolver
-    pcoeff: float  # of the step size controller
-    icoeff: float
-
-
-def _norm(weights: Weights) -> Scalar:
-    return jnp.sqrt(sum(jnp.sum(v**2) for v in weights))
-
-
-def _resolution(network: Network) -> Scalar:
-    """A thousandth of the initial weights' root mean square: smaller weights need not keep relative accuracy."""
-    return 1e-3 * _norm(network.weights) / jnp.sqrt(sum(v.size for v in network.weights))
-
-
-# The time clock: the state is Θ, and dΘ/du = −(1 + t) ∇L.
-
-
-def _time_field(u: Scalar, weights: Weights, args: tuple[Network, Problem]) -> Weights:
-    return tuple(-jnp.exp(u).astype(g.dtype) * g for g in loss_gradient(weights, *args))
-
-
-TIME = Clock(
-    start=lambda network, problem: network.weights,
-    field=_time_field,
-    read=lambda u, weights, args: (weights, u),
-    unit=lambda network: _resolution(network),
-    solver=diffrax.Dopri8(),
-    pcoeff=0.0,  # a proportional part would remember errors at round-off level, and so tell lanes from single runs
-    icoeff=1.0,
-)
-LAST_LOG_TIME = 690.0  # e^690 is near the largest float64
-
-
-# The arc-length clock: the state is θ = Θ/‖Θ‖, log ‖Θ‖ and w = log((1 + t) L). It moves by −∇ log L, which
-# neither underflows nor overflows. log t itself grows like −log L and is pinned to it; w stays small.
-# To the arc is added log(1 + log(1 + t)), which carries the flow over plateaus, where it hardly moves for a long time.
-# θ is kept in units of its resolution: then the tolerance for the two logarithms, which pass through zero, is `rtol`.
-
-
-def _arc_unit(network: Network) -> Scalar:
-    # Below a hundredth of a thousandth, the tolerance would be below the round-off of θ.
-    return 1e-3 * jnp.clip(_norm(network.weights), 1e-2, 1.0) / jnp.sqrt(sum(v.size for v in network.weights))
-
-
-def _arc_start(network: Network, problem: Problem) -> tuple[Weights, Scalar, Scalar]:
-    size = _norm(network.weights)
-    size = jnp.where(size > 0, size, 1.0)  # the zero network is stationary and stays where it is
-    theta = tuple(v / (size * _arc_unit(network)) for v in network.weights)
-    return theta, jnp.log(size), log_loss_at(network.weights, network, problem)
-
-
-def _arc_weights(state: tuple[Weights, Scalar, Scalar], network: Network) -> Weights:
-    theta, log_norm, _ = state
-    return tuple(jnp.exp(log_norm) * _arc_unit(network) * v for v in theta)
-
-
-def _arc_field(
-    sigma: Scalar, state: tuple[Weights, Scalar, Scalar], args: tuple[Network, Problem]
-) -> tuple[Weights, Scalar, Scalar]:
-    (_, log_norm, w), (network, _) = state, args
-    weights, size = _arc_weights(state, network), jnp.exp(log_norm)
-    log_loss, gradient = jax.value_and_grad(log_loss_at)(weights, *args)
-    slope = _norm(gradient)
-    patience = jnp.exp(-w) / (1 + jax.nn.relu(w - log_loss))
-    rate = 1 / (slope / size + patience)  # dτ/dσ with dτ = L dt
-    radial = -jnp.sum(jnp.stack([jnp.sum(g * v) for g, v in zip(gradient, weights, strict=True)])) / size**2
-    tangential = tuple((-g / size - radial * v / size) for g, v in zip(gradient, weights, strict=True))
-    return tuple(rate / _arc_unit(network) * v for v in tangential), rate * radial, rate * (jnp.exp(-w) - slope**2)
-
-
-def _arc_read(
-    sigma: Scalar, state: tuple[Weights, Scalar, Scalar], args: tuple[Network, Problem]
-) -> tuple[Weights, Scalar]:
-    weights = _arc_weights(state, args[0])
-    return weights, state[2] - log_loss_at(weights, *args)
-
-
-ARC_LENGTH = Clock(
-    start=_arc_start,
-    field=_arc_field,
-    read=_arc_read,
-    unit=lambda network: jnp.ones(()),
-    # Newton, not a chord: margins tied to each other by an exponential need it. Measured: a quarter of the steps.
-    solver=diffrax.Kvaerno5(
-        root_finder=diffrax.with_stepsize_controller_tols(optimistix.Newton)(cauchy_termination=False)
-    ),
-    pcoeff=0.3,  # halves the rejected steps
-    icoeff=0.4,
-)
-LONGEST_ARC = 1e4  # log ‖Θ‖ is at most σ; float64 ends at log ‖Θ‖ = 709
 
 
 @contextlib.contextmanager
@@ -302,9 +188,9 @@ def integrate(
     stops = [lambda t, y, args, **_: stop.met(clock.read(t, y, args)[0], *args)]
     if (last_time := stop.log_time) is not None:
         stops.append(lambda t, y, args, **_: log_time_at(clock.read(t, y, args)[1]) > last_time)
-    if clock is ARC_LENGTH:  # the time clock is not hurt by a stationary point
+    if clock is ARC_LENGTH and isinstance(problem, Classification):  # no stationary point hurts the time clock
         stops.append(lambda t, y, args, **_: is_stationary(clock.read(t, y, args)[0], *args))
-        end = jnp.where(is_stationary(network.weights, *args), 0.0, end)  # the clock cannot start there
+        end = jnp.where(is_stationary(network.weights, network, problem), 0.0, end)  # the clock cannot start there
     run = diffrax.diffeqsolve(
         diffrax.ODETerm(clock.field),
         clock.solver if solver is None else solver,

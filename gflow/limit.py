@@ -1,10 +1,10 @@
 """Where the flow ends as t → ∞.
 
-Imports networks, problems, flow, dual, limit_direction.
+Imports networks, problems, clocks, flow, dual, limit_direction.
 """
 
 import dataclasses
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import diffrax
 import jax
@@ -15,7 +15,8 @@ from jaxtyping import Array, Float, Scalar
 
 from . import dual
 from ._checks import require_precision
-from .flow import LAST_LOG_TIME, REVERSE, TIME, Solution, Status, Stop, integrate
+from .clocks import LAST_LOG_TIME, TIME
+from .flow import REVERSE, Solution, Status, Stop, integrate
 from .limit_direction import limit_direction
 from .networks import Network, scale, with_weights
 from .problems import Classification, Problem
@@ -56,7 +57,8 @@ def limit(
 
     The error of a network without linear coefficients is that of its weights.
 
-    May be compiled, batched and differentiated. **Raises** ValueError for a `tolerance` that the dtype of the weights cannot deliver.
+    May be compiled, batched and differentiated. **Raises** ValueError for a `tolerance` that the dtype of the weights
+    cannot deliver.
 
     ```python
     end = gflow.limit(gflow.scale(network, 0.01), problem)
@@ -96,9 +98,7 @@ def _limit_of_weights(
         target = jnp.maximum(loss_scale + 2 * jnp.log(fraction), -700.0)  # y = 0 = f sets none: no loss is no loss
         # Measured over random networks of every kind: the limit's error is at most 1.2 rtol.
         rtol = 0.1 * tolerance
-        run = integrate(
-            stop, problem, TIME, LAST_LOG_TIME, Stop(target), rtol, max_steps, end_only, adjoint=adjoint
-        )
+        run = integrate(stop, problem, TIME, LAST_LOG_TIME, Stop(target), rtol, max_steps, end_only, adjoint=adjoint)
         corrected = minimum_norm_correction(run.network, problem)
         end = jax.tree.map(lambda new, old: jnp.where(run.converged, new, old), corrected, run.network)
         return run.network, (run, end)
@@ -144,7 +144,7 @@ def minimum_norm_correction(network: NetworkT, problem: Problem) -> NetworkT:
     return with_weights(network, unravel(weights - step))
 
 
-def _measured(network: Network) -> Float[Array, " k"]:
+def _measured(network: Any) -> Float[Array, " k"]:
     return network.coefficients() if hasattr(network, "coefficients") else ravel_pytree(network.weights)[0]
 
 

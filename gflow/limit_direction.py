@@ -1,6 +1,6 @@
 """Where a classification's direction goes as t → ∞.
 
-Imports networks, problems, flow, finite_loss.
+Imports networks, problems, clocks, flow, finite_loss.
 """
 
 import dataclasses
@@ -10,8 +10,9 @@ import diffrax
 import jax.numpy as jnp
 from jaxtyping import Scalar
 
+from .clocks import ARC_LENGTH, LONGEST_ARC
 from .finite_loss import angles
-from .flow import ARC_LENGTH, LONGEST_ARC, Solution, Status, Stop, integrate
+from .flow import Solution, Status, Stop, integrate
 from .networks import LinearTensorNetwork
 from .problems import Classification
 

@@ -112,6 +112,10 @@ class Classification(Problem):
     def log_loss(self, outputs: Float[Array, " n"]) -> Scalar:
         return logsumexp(self.log_of_loss(self.margins(outputs)))
 
+    def log_slopes(self, margins: Float[Array, " n"]) -> Float[Array, " n"]:
+        """log(−ℓ'(m_i)), up to a common constant the logarithm of a data point's share in −∇ log L."""
+        return self.log_of_loss(margins) + jnp.log(-jax.vmap(jax.grad(self.log_of_loss))(margins))
+
     def residual(self, outputs: Float[Array, " n"]) -> Float[Array, " n"]:
         return jnp.exp(self.log_loss(outputs)) * jax.grad(self.log_loss)(outputs)
 

@@ -1,6 +1,6 @@
 """The clocks of gradient flow: reparametrisations of time in which the same path can be followed.
 
-Imports networks, problems.
+Imports networks, problems, implicit.
 
 The *time clock* u = log(1 + t) serves regression, and whenever times are asked for. The *arc-length clock*
 dσ = ‖dΘ‖ / ‖Θ‖ carries a classification on to losses like 10^(−10^10), where t itself would overflow.
@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import diffrax
 import jax
 import jax.numpy as jnp
-import optimistix
 from jaxtyping import Array, Bool, Float, Scalar
 
+from .implicit import CHORD
 from .networks import Network, with_weights
 from .problems import Classification, Problem, loss_gradient
 from .problems import log_loss as log_loss_at
@@ -140,32 +140,12 @@ def _arc_read(sigma: Scalar, state: _Arc, args: tuple[Network, Classification]) 
     return weights, state.w - log_loss_at(weights, *args)
 
 
-class _Chord(diffrax.VeryChord):
-    """A chord iteration, one Jacobian a step, that takes a correction far below the tolerance for convergence.
-
-    diffrax asks for a rate of convergence, which corrections at round-off level do not have: steps then fail at every
-    size.
-    """
-
-    def terminate(self, fn: Any, y: Any, args: Any, options: Any, state: Any, tags: Any) -> Any:
-        rate = state.diffsize / state.diffsize_prev
-        remaining = state.diffsize * rate / (1 - rate)
-        known = state.step >= 2
-        done = (state.diffsize < self.kappa) | (known & (rate < 1) & (remaining < self.kappa))
-        diverged = known & ~done & ~(rate <= 2)
-        failed = state.result != optimistix.RESULTS.successful
-        outcome = optimistix.RESULTS.where(
-            diverged, optimistix.RESULTS.nonlinear_divergence, optimistix.RESULTS.successful
-        )
-        return done | diverged | failed, optimistix.RESULTS.where(failed, state.result, outcome)
-
-
 ARC_LENGTH = Clock(
     start=_arc_start,
     field=_arc_field,
     read=_arc_read,
     unit=lambda network: jnp.ones(()),
-    solver=diffrax.Kvaerno5(root_finder=diffrax.with_stepsize_controller_tols(_Chord)()),
+    solver=CHORD,
     pcoeff=0.3,  # halves the rejected steps
     icoeff=0.4,
 )

@@ -1,6 +1,6 @@
 """The flow of an orthogonally decomposable regression in dual coordinates, and its limit without integration.
 
-Imports networks, problems, decomposition, coordinates, newton, flow.
+Imports networks, problems, decomposition, coordinates, newton, implicit, flow.
 
 With ν = −∫₀ᵗ r and Z = X Sᵀ the flow of all weights is exactly ν̇ = y − Zρ(Zᵀν), in n unknowns, and its limit
 the minimum of a convex function of ν. That holds for every initialisation with one strictly dominated layer per
@@ -13,13 +13,13 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optimistix
 from jaxtyping import Array, Bool, Float, Scalar
 
 from ._checks import is_concrete, require_precision, to_float
 from .coordinates import TIE, Coordinates
 from .decomposition import real_modes
 from .flow import Solution, Status
+from .implicit import NEWTON
 from .networks import Diagonal, Network, with_weights
 from .newton import Limit, newton
 from .problems import Problem, Regression, require_fit
@@ -193,11 +193,11 @@ def flow(
     the slowest at every step.
 
     - `log_times`: increasing values of log t to save at: t itself may be 10^1000. Once the residual has fallen to
-      1e-10 of the data (1e-8 for more than two layers) the path has arrived, and its end is repeated.
+      1e-10 of the data the path has arrived, and its end is repeated.
     - `log_alpha`: as in `limit`. For two layers the path is exact at every scale. For more, η^{L−2} that has
       grown a million times drives its coordinate no faster: at most 1e-6 log(1/α) of the time is lost at a jump.
     - `rtol`: tolerance of a step, on the logarithms of the weights. Much below the default, round-off times t steers
-      the steps at late times; with more than two layers and scales like 10^−1000 it does so below 1e-4.
+      the steps at late times; with more than two layers and scales like 10^−1000 it does so below 1e-6.
 
     **Raises** ValueError where there is no exact decomposition, and for an `rtol` that the dtype cannot deliver.
 
@@ -226,13 +226,10 @@ def flow(
             return nu_dot
         return nu_dot @ Z * jnp.exp(-jnp.maximum(coordinates.log_zeta_slope(state), _FLATTEST))
 
-    arrived = (1e-10 if L == 2 else 1e-8) * (jnp.linalg.norm(y) + jnp.linalg.norm(y - misfit(start)))
-    newton_root_finder = diffrax.with_stepsize_controller_tols(optimistix.Newton)
+    arrived = _ARRIVED * (jnp.linalg.norm(y) + jnp.linalg.norm(y - misfit(start)))
     run = diffrax.diffeqsolve(
         diffrax.ODETerm(field),
-        # Newton, not a chord: the stiffness changes within a step of a jump. Measured: a tenth of the steps. Angles of
-        # deeper networks change so fast by ν that round-off alone would keep Cauchy's test from passing.
-        diffrax.Kvaerno5(root_finder=newton_root_finder(cauchy_termination=L == 2)),
+        NEWTON,
         t0=0.0,
         t1=clock[-1],
         dt0=None,
@@ -272,4 +269,5 @@ def flow(
     )
 
 
+_ARRIVED = 1e-10  # relative residual
 _FLATTEST = float(np.log(1e-6))  # of dζ/dx, beyond which a weight that has blown up just follows

@@ -89,7 +89,7 @@ def far_end(problem, figure):
     expected = jnp.asarray(maximum_l1_margin(problem))
     decades = jnp.concatenate([jnp.linspace(0.3, 4, 38), jnp.geomspace(4.2, 1000, 60)])
     curve, compilation, seconds = timed(
-        lambda log_alpha: direction_flow(network, problem, decades, log_scale=log_alpha), jnp.log(0.1)
+        lambda log_alpha: direction_flow(network, problem, decades, log_alpha=log_alpha), jnp.log(0.1)
     )
     angles = finite_loss.angles(curve.directions, expected)
     print(f"log L = -10^1000: {seconds:.2f} s (+{compilation:.0f} s compilation), {gflow.Status[curve.status]}")
@@ -105,7 +105,7 @@ def far_end(problem, figure):
     curves, compilation, seconds = timed(
         # map, not vmap: every lane then takes its own number of steps
         lambda logs: jax.lax.map(
-            lambda log_alpha: direction_flow(network, problem, decades, log_scale=log_alpha), logs
+            lambda log_alpha: direction_flow(network, problem, decades, log_alpha=log_alpha), logs
         ),
         jnp.log(alphas),
     )

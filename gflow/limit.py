@@ -64,8 +64,8 @@ def limit(
             "Use gflow.flow(network, problem, log_loss=-60) and look at the network it ends with."
         )
     if isinstance(problem, Classification):
-        start = scale(network, jnp.exp(log_alpha))
-        return limit_direction(start, problem, tolerance=1e-3 if tolerance is None else tolerance, max_steps=max_steps)
+        tolerance = 1e-3 if tolerance is None else tolerance
+        return limit_direction(network, problem, log_alpha=log_alpha, tolerance=tolerance, max_steps=max_steps)
     tolerance = 1e-9 if tolerance is None else tolerance
     require_precision("tolerance", tolerance, jnp.result_type(*network.weights), epsilons=5e4)
     if dual.decompose(network, problem) is not None:

@@ -5,6 +5,7 @@ Imports networks, problems, coordinates.
 M(x) = Σ_j [Sx]_j U_1[:, j] ⊗ … ⊗ U_L[:, j], so that β = Sᵀρ with ρ = ⊙_l η_l and the modes η_l = U_lᵀv_l.
 """
 
+import contextlib
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -92,9 +93,9 @@ def decompose(network: Network, problem: Problem) -> Decomposition | None:
     None where the dual flow is not exact, or cannot be seen to be:
 
     - `Diagonal` and real `Orthogonal` networks have one for all data. A convolution or a matrix product has one
-      if data and weights are even, or commute (`real_modes`). That is a matter of their values: inside `jax.jit`,
-      `jax.vmap` or `jax.grad`, where they cannot be seen, the answer is None. Pass data and weights as constants,
-      or write the network as an `Orthogonal`.
+      if data and weights are even, or commute (`real_modes`). That is a matter of their values: where `jax.jit`,
+      `jax.vmap` or `jax.grad` hide them, the answer is None. Close over data and weights, so that they are
+      constants, or write the network as an `Orthogonal`.
     - In every coordinate one layer must be strictly smaller than the others. Where values can be seen and it is
       not, the answer is None; where they cannot, a lane in which a tie matters has the status `tied`.
     - There must be two layers or more.
@@ -102,6 +103,12 @@ def decompose(network: Network, problem: Problem) -> Decomposition | None:
     if len(network.weights) < 2:
         return None
     require_fit(network, problem)
+    seen = all(map(is_concrete, jax.tree.leaves((network, problem))))
+    with jax.ensure_compile_time_eval() if seen else contextlib.nullcontext():  # constants of a jit stay visible
+        return _decompose(network, problem)
+
+
+def _decompose(network: Network, problem: Problem) -> Decomposition | None:
     if isinstance(network, Diagonal):
         stack = np.stack if all(map(is_concrete, network.weights)) else jnp.stack  # jnp's values hide in a trace
         Z, eta, S = problem.X, stack(network.weights), None

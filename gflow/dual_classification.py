@@ -80,8 +80,8 @@ def direction_flow(
     - `cap`: the loss −log L above which ties of margins are smoothed; see this module's docstring. The second cap is a
       tenth of it.
     - `tolerance`: absolute tolerance of the solver on the angles, hence relative on every ρ_j. The default leaves
-      directions good to six digits. Angles are about 2.3 · decades / L, so at κ = 1e5 and 1000 decades float64 cannot
-      deliver less than 1e-8.
+      directions good to six digits. From −log L = 10^400 on round-off in the angles, which are about
+      2.3 · decades / L, adds its part: 1e-13 `cap` times the angle.
 
     **Raises** ValueError for other networks, for `decades` that do not increase or lie below 0.1 (the loss must be
     below 1), and for a tolerance that the dtype cannot deliver.
@@ -209,16 +209,21 @@ class _Run(NamedTuple):
 def _run(flow: _CappedFlow, decades: Float[Array, " T"], tolerance: float | Scalar, max_steps: int) -> _Run:
     """First in a bounded clock until −log L = 1, then in the clock log s."""
 
-    def integrate(field, t0, t1, state, **saves_and_events):
+    relative = 1e-13 * flow.cap  # round-off in the angles moves q by κ times as much
+    # Full Newton: with the tie of margins a chord iteration takes ten times the steps. It stops at a change ten times
+    # the tolerance, since the next would be its square; much less would be round-off on long steps.
+    solver = diffrax.Kvaerno5(root_finder=optimistix.Newton(relative, 10 * tolerance))
+    steps = diffrax.PIDController(rtol=relative, atol=tolerance, pcoeff=0.3, icoeff=0.4)
+
+    def integrate(field, t0, t1, state, steps, **saves_and_events):
         return diffrax.diffeqsolve(
             diffrax.ODETerm(field),
-            # Full Newton: with the tie of margins a chord iteration takes ten times the steps.
-            diffrax.Kvaerno5(root_finder=diffrax.with_stepsize_controller_tols(optimistix.Newton)()),
+            solver,
             t0=t0,
             t1=t1,
             dt0=None,
             y0=state,
-            stepsize_controller=diffrax.PIDController(rtol=1e-13, atol=tolerance, pcoeff=0.3, icoeff=0.4),
+            stepsize_controller=steps,
             adjoint=diffrax.ForwardMode(),
             max_steps=max_steps,
             throw=False,
@@ -232,6 +237,7 @@ def _run(flow: _CappedFlow, decades: Float[Array, " T"], tolerance: float | Scal
         0.0,
         jnp.where(small_from_the_start, 0.0, _LONGEST_WAIT),
         flow.start,
+        steps,
         event=diffrax.Event(stops, optimistix.Newton(1e-6, 1e-6)),
     )
     assert first.ys is not None
@@ -245,6 +251,8 @@ def _run(flow: _CappedFlow, decades: Float[Array, " T"], tolerance: float | Scal
         log_s,
         jnp.maximum(last, log_s),
         state,
+        # Steps end at the times to save at: interpolation would move tied margins, and q with them.
+        diffrax.ClipStepSizeController(steps, step_ts=times),
         saveat=diffrax.SaveAt(ts=times),
     )
 

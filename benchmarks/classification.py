@@ -13,6 +13,7 @@ import numpy as np
 from scipy.optimize import linprog
 
 import gflow
+import gflow.plot
 from gflow import finite_loss
 from gflow.dual_classification import direction_flow
 
@@ -87,39 +88,45 @@ def far_end(problem, figure):
     print("\n2. Gaussian X, n = 20, d = 50, random labels: diagonal L = 2 in dual coordinates, alpha = 0.1")
     network = gflow.Diagonal((jnp.ones(50), jnp.zeros(50)))
     expected = jnp.asarray(maximum_l1_margin(problem))
-    decades = jnp.concatenate([jnp.linspace(0.3, 4, 38), jnp.geomspace(4.2, 1000, 60)])
-    curve, compilation, seconds = timed(
-        lambda log_alpha: direction_flow(network, problem, decades, log_alpha=log_alpha), jnp.log(0.1)
-    )
-    angles = finite_loss.angles(curve.directions, expected)
-    print(f"log L = -10^1000: {seconds:.2f} s (+{compilation:.0f} s compilation), {gflow.Status[curve.status]}")
-    print(f"{int(curve.steps)} steps and {int(curve.rejected_steps)} rejected; angle to the maximum l1 margin at the end "  # noqa: E501
-          f"{float(angles[-1]):.1e}; correction of the cap {float(curve.errors[-1]):.1e}")  # fmt: skip
-    for wanted in (0.3, 0.1, 1e-2, 1e-3, 1e-4, 1e-5):
-        print(
-            f"   within {wanted:g} rad from log10(-log L) = {finite_loss.decades_for_angle(decades, angles, wanted):.1f}"  # noqa: E501
-        )
+    parts = (0.31, 4, 20), (4.2, 29, 20), (30, 290, 60), (300, 1000, 8)
+    decades = jnp.concatenate([jnp.geomspace(*part) for part in parts])
 
-    print("\n3. The same, alpha from 1e-6 to 10, 64 values in one batch")
+    def follow(log_alpha, decades=decades, cap=1e4):
+        return direction_flow(network, problem, decades, log_alpha=log_alpha, cap=cap)
+
+    curve, compilation, seconds = timed(follow, jnp.log(0.1))
+    angles = finite_loss.angle_curve(curve, expected)
+    print(f"log L = -10^1000: {seconds:.2f} s (+{compilation:.0f} s compilation), {gflow.Status[curve.status]}")
+    print(f"{int(curve.steps)} steps and {int(curve.rejected_steps)} rejected in both caps together; angle to the maximum "
+          f"l1 margin at the end {float(angles[-1]):.1e}; correction of the cap {float(curve.errors[-1]):.1e}")  # fmt: skip
+    for wanted in (0.3, 0.1, 1e-2, 1e-3, 1e-4, 1e-5):
+        needed = finite_loss.decades_for_angle(decades, angles, wanted)
+        print(f"   within {wanted:g} rad from log10(-log L) = {needed:.1f}")
+    print("   the cap: angle to the maximum l1 margin at log10(-log L) = 1000, and the correction reported")
+    for cap in (1e3, 1e4, 1e5):
+        end = jax.jit(lambda a, cap=cap: follow(a, jnp.array([1000.0]), cap))(jnp.log(0.1))
+        print(f"   kappa = {cap:.0e}: {float(finite_loss.angle_curve(end, expected)[0]):.1e}, {float(end.errors[0]):.1e}")
+
+    print("\n3. The same, alpha from 1e-6 to 10, 64 values in one batch, 108 losses each")
     alphas = jnp.logspace(-6, 1, 64)
-    curves, compilation, seconds = timed(
-        # map, not vmap: every lane then takes its own number of steps
-        lambda logs: jax.lax.map(
-            lambda log_alpha: direction_flow(network, problem, decades, log_alpha=log_alpha), logs
-        ),
-        jnp.log(alphas),
-    )
-    every = jax.vmap(finite_loss.angles, (0, None))(curves.directions, expected)
+    # map, not vmap: every lane then takes its own number of steps
+    curves, compilation, seconds = timed(lambda logs: jax.lax.map(follow, logs), jnp.log(alphas))
+    every = jax.vmap(finite_loss.angle_curve, (0, None))(curves, expected)
     needed = jax.vmap(finite_loss.decades_for_angle, (None, 0, None))(decades, every, 1e-2)
-    print(f"{int((curves.status == gflow.Status.converged).sum())} "
-          f"of 64 converged; {seconds:.1f} s in all, {seconds / 64:.2f} s a lane (+{compilation:.0f} s compilation)")  # fmt: skip  # noqa: E501
-    print(
-        f"largest angle at the end {float(jnp.max(every[:, -1])):.1e}, largest correction {float(jnp.nanmax(curves.errors)):.1e}"  # noqa: E501
-    )
+    converged = int((curves.status == gflow.Status.converged).sum())
+    print(f"{converged} of 64 converged; {seconds:.1f} s in all, {seconds / 64:.2f} s a lane (+{compilation:.0f} s compilation)")
+    print(f"largest angle at the end {float(jnp.max(every[:, -1])):.1e}, "
+          f"largest correction {float(jnp.nanmax(curves.errors)):.1e}")  # fmt: skip
+    A = problem.y[:, None] * problem.X
+    minimum = float(jnp.sum(jnp.abs(expected)) / jnp.min(A @ expected))
+    excess = jax.vmap(lambda rho: finite_loss.excess_norm(rho, A, 1.0, minimum))(curves.rho)
+    rows = [int(jnp.argmin(jnp.abs(decades - decade))) for decade in (1, 2, 4, 10, 30, 100, 300, 1000)]
+    print("   log10(-log L) =", np.asarray(decades[jnp.array(rows)]))
     for i in range(0, 64, 9):
-        print(f"   alpha = {alphas[i]:.1e}: within 0.01 rad from log10(-log L) = {needed[i]:.1f}")
+        print(f"   alpha = {alphas[i]:.1e}: within 0.01 rad from log10(-log L) = {needed[i]:.1f}; "
+              f"excess of the l1 norm {np.asarray(excess[i, jnp.array(rows)])}")  # fmt: skip
     if figure:
-        draw(figure, decades, alphas, every, needed)
+        draw(figure, curves, expected, alphas)
 
 
 def fully_connected(problem):
@@ -184,18 +191,18 @@ def agreement():
         )
 
 
-def draw(figure, decades, alphas, angles, needed):
-    import matplotlib.pyplot as plt
+def draw(figure, curves, expected, alphas):
+    import matplotlib
+    from matplotlib.figure import Figure
 
-    fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    shades = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(alphas)))
-    for i in range(0, len(alphas), 9):
-        left.loglog(decades, angles[i], color=shades[i], label=f"α = {alphas[i]:.0e}")
-    left.set(xlabel="log₁₀(−log L)", ylabel="angle to the maximum ℓ1 margin (rad)")
-    left.legend(fontsize=7)
-    right.semilogx(alphas, needed, "k.-", markersize=3)
-    right.set(xlabel="initial scale α", ylabel="log₁₀(−log L) needed for 0.01 rad")
-    fig.savefig(figure, dpi=110)
+    with matplotlib.rc_context(gflow.plot.FONT):
+        page = Figure(figsize=(7.4, 3.1), layout="constrained")
+        left, right = page.subplots(1, 2, width_ratios=(1.25, 1))
+        some = jax.tree.map(lambda v: v[::9], curves)  # one a decade of alpha
+        gflow.plot.angle_against_loss(left, some, expected, alphas[::9], angle=0.01)
+        left.set_xlim(2, 1000)
+        gflow.plot.loss_for_angle(right, curves, expected, alphas)
+        page.savefig(figure, dpi=200)
 
 
 if __name__ == "__main__":

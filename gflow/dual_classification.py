@@ -276,7 +276,7 @@ def _run(flow: _CappedFlow, decades: Float[Array, " T"], tolerance: float | Scal
     )
 
 
-_LONGEST_WAIT = 1e9  # of the bounded clock; log s grows by about the margin in a unit of it
+_LONGEST_WAIT = 1e12  # of the bounded clock; log s grows by about the margin in a unit of it
 
 
 def _require_decomposition(network: Network, problem: Classification) -> Decomposition:

@@ -43,8 +43,9 @@ def limit_direction(
     - `tolerance`: a lane whose `error` exceeds it, in radians, is `not_certified`.
 
     Directions converge like a power of s = −log L, so no finite loss gives the limit itself. `error` estimates the
-    angle left from the turns between s^{1/2}, s^{3/4} and s (`gflow.finite_loss.remaining_angle`), and adds
-    the correction that the cap needed (`gflow.DirectionPath`).
+    angle left from the turns between s^{1/2}, s^{3/4} and s (`gflow.finite_loss.remaining_angle`), plus the correction
+    that the cap needed (`gflow.DirectionPath`). It is no less than the KKT residual, which sees what no turn
+    shows: plateaus, over which small coordinates of a two-layer network grow for many decades.
 
     `certificate` holds, at the end, the "KKT residual" of the theorem's own problem (`gflow.invariants.kkt_residual`:
     Theorem 2 for networks with `gflow.decomposition.modes`, Corollary 1 for fully-connected ones; NaN for others)
@@ -89,8 +90,8 @@ def _by_dual(
     # t ~ 1 / (L ‖∇ log L‖²), and the gradient is aligned with the weights: ‖∇ log L‖ ‖Θ‖ ~ −L log L, L layers.
     log_norm = jnp.log(sum(jnp.sum(v**2) for v in end.weights)) / 2
     log_time = -log_loss - 2 * (jnp.log(-end.depth * log_loss) - log_norm)
-    error = remaining_angle(path.directions) + path.errors[-1]
     residual = kkt_residual(path.rho[-1], path.multipliers[-1], problem.y[:, None] * found.Z, end.depth)
+    error = jnp.maximum(remaining_angle(path.directions) + path.errors[-1], residual)
     uncertified = (path.status == Status.converged) & ~(error <= tolerance)
     return Solution(
         network=end,
@@ -120,7 +121,8 @@ def _by_weights(
 
     runs = jax.lax.map(run, -((-target) ** jnp.array(_READINGS)))
     end = jax.tree.map(lambda v: v[-1], runs)
-    error = remaining_angle(jax.vmap(lambda n: n.coefficients())(runs.network))
+    residual = _kkt_residual(end.network, problem)
+    error = jnp.fmax(remaining_angle(jax.vmap(lambda n: n.coefficients())(runs.network)), residual)
     error = jnp.where(end.converged, error, jnp.inf)
     return dataclasses.replace(
         end,
@@ -129,7 +131,7 @@ def _by_weights(
         rejected_steps=jnp.sum(runs.rejected_steps),
         error=error,
         certificate={
-            "KKT residual": _kkt_residual(end.network, problem),
+            "KKT residual": residual,
             "singular-vector residual": singular_vector_residual(end.network, problem),
         },
     )

@@ -266,7 +266,8 @@ def _run(flow: _CappedFlow, decades: Float[Array, " T"], tolerance: float | Scal
         second.result == diffrax.RESULTS.max_steps_reached
     )
     unfinished = Status.where(out_of_steps, Status.step_limit, Status.not_finite)
-    unfinished = Status.where(flow.is_stuck(state), Status.no_descent, unfinished)
+    in_vain = (first.result == diffrax.RESULTS.successful) & ~small_from_the_start
+    unfinished = Status.where(flow.is_stuck(state) | in_vain, Status.no_descent, unfinished)
     return _Run(
         angles=angles,
         multipliers=multipliers,
@@ -276,7 +277,7 @@ def _run(flow: _CappedFlow, decades: Float[Array, " T"], tolerance: float | Scal
     )
 
 
-_LONGEST_WAIT = 1e12  # of the bounded clock; log s grows by about the margin in a unit of it
+_LONGEST_WAIT = 1e9  # of the bounded clock; log s grows by about the margin in a unit of it, so that is about zero
 
 
 def _require_decomposition(network: Network, problem: Classification) -> Decomposition:

@@ -97,15 +97,16 @@ def far_end(problem, figure):
     curve, compilation, seconds = timed(follow, jnp.log(0.1))
     angles = finite_loss.angle_curve(curve, expected)
     print(f"log L = -10^1000: {seconds:.2f} s (+{compilation:.0f} s compilation), {gflow.Status[curve.status]}")
-    print(f"{int(curve.steps)} steps and {int(curve.rejected_steps)} rejected in both caps together; angle to the maximum "
-          f"l1 margin at the end {float(angles[-1]):.1e}; correction of the cap {float(curve.errors[-1]):.1e}")  # fmt: skip
+    print(f"{int(curve.steps)} steps and {int(curve.rejected_steps)} rejected, both caps together; angle to the maximum l1 "
+          f"margin at the end {float(angles[-1]):.1e}; correction of the cap {float(curve.errors[-1]):.1e}")  # fmt: skip
     for wanted in (0.3, 0.1, 1e-2, 1e-3, 1e-4, 1e-5):
         needed = finite_loss.decades_for_angle(decades, angles, wanted)
         print(f"   within {wanted:g} rad from log10(-log L) = {needed:.1f}")
     print("   the cap: angle to the maximum l1 margin at log10(-log L) = 1000, and the correction reported")
     for cap in (1e3, 1e4, 1e5):
         end = jax.jit(lambda a, cap=cap: follow(a, jnp.array([1000.0]), cap))(jnp.log(0.1))
-        print(f"   kappa = {cap:.0e}: {float(finite_loss.angle_curve(end, expected)[0]):.1e}, {float(end.errors[0]):.1e}")
+        angle = finite_loss.angle_curve(end, expected)[0]
+        print(f"   kappa = {cap:.0e}: {float(angle):.1e}, {float(end.errors[0]):.1e}")
 
     print("\n3. The same, alpha from 1e-6 to 10, 64 values in one batch, 108 losses each")
     alphas = jnp.logspace(-6, 1, 64)
@@ -114,7 +115,9 @@ def far_end(problem, figure):
     every = jax.vmap(finite_loss.angle_curve, (0, None))(curves, expected)
     needed = jax.vmap(finite_loss.decades_for_angle, (None, 0, None))(decades, every, 1e-2)
     converged = int((curves.status == gflow.Status.converged).sum())
-    print(f"{converged} of 64 converged; {seconds:.1f} s in all, {seconds / 64:.2f} s a lane (+{compilation:.0f} s compilation)")
+    print(
+        f"{converged} of 64 converged; {seconds:.1f} s, {seconds / 64:.2f} s a lane (+{compilation:.0f} s compilation)"
+    )
     print(f"largest angle at the end {float(jnp.max(every[:, -1])):.1e}, "
           f"largest correction {float(jnp.nanmax(curves.errors)):.1e}")  # fmt: skip
     A = problem.y[:, None] * problem.X
@@ -142,14 +145,19 @@ def fully_connected(problem):
 
 def kkt(problem):
     print("\n5. KKT residual of min |rho|_{2/L}, falling along the run")
-    A = problem.y[:, None] * problem.X
-    decades = jnp.array([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0])
-    print("   diagonal, dual coordinates, alpha = 0.1, log10(-log L) =", np.asarray(decades))
+    decades = jnp.array([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0])
+    print("   dual coordinates, alpha = 0.1, log10(-log L) =", np.asarray(decades))
     for L in (2, 3, 4):
-        network = gflow.scale(gflow.Diagonal((jnp.ones(50),) * (L - 1) + (jnp.zeros(50),)), 0.1)
-        curve = jax.jit(lambda n: direction_flow(n, problem, decades))(network)
-        residuals = jax.vmap(lambda r, q, L=L: finite_loss.kkt_residual(r, q, A, L))(curve.rho, curve.multipliers)
-        print(f"   L={L}: {np.asarray(residuals)} {gflow.Status[curve.status]}")
+        network = gflow.Diagonal((jnp.ones(50),) * (L - 1) + (jnp.zeros(50),))
+        kkt_of_dual(f"diagonal L={L}", network, problem, decades)
+    rng = np.random.default_rng(3)
+
+    def even(x):
+        return (x + np.roll(x[..., ::-1], 1, axis=-1)) / 2
+
+    mirrored = gflow.Classification(even(rng.standard_normal((10, 32))), rng.choice([-1.0, 1.0], 10))
+    filters = tuple(even(rng.standard_normal(32)) for _ in range(2))
+    kkt_of_dual("even full convolution L=2, n=10, d=32", gflow.Convolutional(filters), mirrored, decades)
     rng = np.random.default_rng(3)
     small = gflow.Classification(rng.standard_normal((5, 8)), rng.choice([-1.0, 1.0], 5))
     S = 8**0.5 * gflow.predict.dft(8)
@@ -165,6 +173,13 @@ def kkt(problem):
         residuals.append(float(finite_loss.kkt_residual(rho, finite_loss.multipliers(network, small), A, 2)))
     print(f"   full convolution L=2, n=5, d=8, by weights ({gflow.Status[path.status]}),")
     print(f"   at s = 1e1, 1e2, 1e4, 1e6, 1e8 as far as reached: {np.array(residuals)}")
+
+
+def kkt_of_dual(name, network, problem, decades):
+    curve = jax.jit(lambda log_alpha: direction_flow(network, problem, decades, log_alpha=log_alpha))(jnp.log(0.1))
+    A = problem.y[:, None] * gflow.decomposition.decompose(network, problem).Z
+    residuals = jax.vmap(lambda r, q: finite_loss.kkt_residual(r, q, A, network.depth))(curve.rho, curve.multipliers)
+    print(f"   {name}: {np.asarray(residuals)} {gflow.Status[curve.status]}")
 
 
 def agreement():

@@ -120,9 +120,7 @@ def _decompose(network: Network, problem: Problem) -> Decomposition | None:
     return Decomposition(Z, jnp.asarray(eta), S) if not is_concrete(eta) or _dominated(np.asarray(eta)) else None
 
 
-def lift(
-    network: NetworkT, problem: Problem, eta: Float[Array, "L m"], log_alpha: float | Scalar = 0.0
-) -> NetworkT:
+def lift(network: NetworkT, problem: Problem, eta: Float[Array, "L m"], log_alpha: float | Scalar = 0.0) -> NetworkT:
     """The network with the modes `eta`; its part outside the column space of U_l stays what e^log_alpha v_l has."""
     if isinstance(network, Diagonal):
         return with_weights(network, tuple(eta))

@@ -99,7 +99,8 @@ def direction_flow(
     def run(cap: Scalar) -> _Run:
         return _run(_CappedFlow(coordinates, A, problem, cap), decades, tolerance, max_steps)
 
-    runs = jax.lax.map(run, cap * jnp.array([0.1, 1.0]))  # not vmap, under which both would take the steps of the slower
+    # map, not vmap, under which both would take the steps of the slower
+    runs = jax.lax.map(run, cap * jnp.array([0.1, 1.0]))
     coarse, fine = (jax.tree.map(lambda v, i=i: v[i], runs) for i in (0, 1))
     # Margins are tied to 1/κ where the flow ties them to 1/s, and ρ and q are linear in that.
     fraction = jnp.maximum(1 - 10.0 ** (jnp.log10(cap) - decades), 0.0)[:, None] / 9

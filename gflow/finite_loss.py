@@ -1,7 +1,7 @@
 """What a classification's direction is at a finite loss, and how far from optimal (as asked by Moroshko et al. 2020).
 
-Imports problems, invariants, flow, dual_classification. Pure functions of arrays: one lane, to be batched by `jax.vmap`. Losses enter as
-`decades`, log₁₀(−log L), the only form in which −10^1000 fits into a float.
+Imports problems, invariants, flow, dual_classification. Pure functions: one lane, to be batched by `jax.vmap`. Losses
+enter as `decades`, log₁₀(−log L), the only form in which −10^1000 fits into a float.
 """
 
 import jax
@@ -16,7 +16,7 @@ from .problems import Classification
 
 
 def direction_curve(path: Solution | DirectionPath) -> tuple[Float[Array, " T"], Float[Array, "T d"]]:
-    """`decades` and the directions β/‖β‖ along a `gflow.flow` or a `gflow.direction_flow`; decades are NaN while L ≥ 1."""
+    """`decades` and the directions β/‖β‖ along a `gflow.flow` or `gflow.direction_flow`; decades are NaN while L ≥ 1."""
     if isinstance(path, DirectionPath):
         return path.decades, path.directions
     betas = jax.vmap(lambda network: network.coefficients())(path.networks)

@@ -36,7 +36,8 @@ def limit_direction(
     """The direction of a linear network's coefficients after gradient flow from e^`log_alpha` times `network`.
 
     Where the network decomposes over the reals (`gflow.decomposition.decompose`) the flow is followed in dual
-    coordinates: `route` is "dual". Elsewhere, or where values that decide it cannot be seen, its weights are integrated.
+    coordinates: `route` is "dual". Elsewhere, or where values that decide it cannot be seen, the weights are
+    integrated.
 
     - `log_loss`: where to read the direction, at most −2. By default −10^100 on the dual route (the largest that
       leaves room for squares of outputs) and −10^10 for weights. The record's `log_loss` says where it was read.
@@ -45,7 +46,8 @@ def limit_direction(
     Directions converge like a power of s = −log L, so no finite loss gives the limit itself. `error` estimates the
     angle left from the turns between s^{1/2}, s^{3/4} and s (`gflow.finite_loss.remaining_angle`), plus the correction
     that the cap needed (`gflow.DirectionPath`). It is no less than the KKT residual, which sees what no turn
-    shows: plateaus, over which small coordinates of a two-layer network grow for many decades.
+    shows: plateaus, over which small coordinates of a two-layer network grow for many decades. Data whose best
+    direction is better than the next by a smaller share than `tolerance` may still be taken for those next ones.
 
     `certificate` holds, at the end, the "KKT residual" of the theorem's own problem (`gflow.invariants.kkt_residual`:
     Theorem 2 for networks with `gflow.decomposition.modes`, Corollary 1 for fully-connected ones; NaN for others)

@@ -26,8 +26,8 @@ def stationarity(network: Network, problem: Classification) -> Prediction:
     """How nearly the coefficients of `network`, the end of a flow, are a stationary point as in Theorem 2.
 
     The prediction returned is that end itself, at unit margin; its `residual` is `gflow.invariants.kkt_residual`
-    at the μ ≥ 0 that fit best, found from the end alone. Along a flow it falls to zero with the loss (slowly for L ≥ 3, where
-    coordinates die out like powers of the margin).
+    at the μ ≥ 0 that fit best, found from the end alone. Along a flow it falls to zero with the loss (slowly for
+    L ≥ 3, where coordinates die out like powers of the margin).
 
     **Raises** ValueError if the network has no orthogonal decomposition, or does not separate the data.
 

@@ -97,8 +97,9 @@ def far_end(problem, figure):
     curve, compilation, seconds = timed(follow, jnp.log(0.1))
     angles = finite_loss.angle_curve(curve, expected)
     print(f"log L = -10^1000: {seconds:.2f} s (+{compilation:.0f} s compilation), {gflow.Status[curve.status]}")
-    print(f"{int(curve.steps)} steps and {int(curve.rejected_steps)} rejected, both caps together; angle to the maximum l1 "
-          f"margin at the end {float(angles[-1]):.1e}; correction of the cap {float(curve.errors[-1]):.1e}")  # fmt: skip
+    print(f"{int(curve.steps)} steps and {int(curve.rejected_steps)} rejected, both caps together; "
+          f"angle to the maximum l1 margin at the end {float(angles[-1]):.1e}; correction of the cap "
+          f"{float(curve.errors[-1]):.1e}")  # fmt: skip
     for wanted in (0.3, 0.1, 1e-2, 1e-3, 1e-4, 1e-5):
         needed = finite_loss.decades_for_angle(decades, angles, wanted)
         print(f"   within {wanted:g} rad from log10(-log L) = {needed:.1f}")

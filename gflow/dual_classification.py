@@ -16,7 +16,7 @@ round-off. Beyond s = κ it is read from margins scaled down to a smallest one o
 Two caps, extrapolated from 1/κ to 1/s, remove the error and show its size.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import diffrax
 import equinox as eqx
@@ -210,10 +210,11 @@ class _Run(NamedTuple):
 def _run(flow: _CappedFlow, decades: Float[Array, " T"], tolerance: float | Scalar, max_steps: int) -> _Run:
     """First in a bounded clock until −log L = 1, then in the clock log s."""
 
-    relative = 1e-13 * flow.cap  # round-off in the angles moves q by κ times as much
+    relative: Any = 1e-13 * flow.cap  # round-off in the angles moves q by κ times as much
+    absolute: Any = 10 * tolerance
     # Full Newton: with the tie of margins a chord iteration takes ten times the steps. It stops at a change ten times
     # the tolerance, since the next would be its square; much less would be round-off on long steps.
-    solver = diffrax.Kvaerno5(root_finder=optimistix.Newton(relative, 10 * tolerance))
+    solver = diffrax.Kvaerno5(root_finder=optimistix.Newton(relative, absolute))
     steps = diffrax.PIDController(rtol=relative, atol=tolerance, pcoeff=0.3, icoeff=0.4)
 
     def integrate(field, t0, t1, state, steps, **saves_and_events):

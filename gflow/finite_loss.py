@@ -16,7 +16,7 @@ from .problems import Classification
 
 
 def direction_curve(path: Solution | DirectionPath) -> tuple[Float[Array, " T"], Float[Array, "T d"]]:
-    """`decades` and the directions β/‖β‖ along a `gflow.flow` or `gflow.direction_flow`; decades are NaN while L ≥ 1."""
+    """`decades` and directions β/‖β‖ along a `gflow.flow` or `gflow.direction_flow`; decades are NaN where L ≥ 1."""
     if isinstance(path, DirectionPath):
         return path.decades, path.directions
     betas = jax.vmap(lambda network: network.coefficients())(path.networks)

@@ -211,10 +211,10 @@ def kkt_residual(
 
     Yun et al. 2021, Theorem 2; for L = 1 the ℓ2 margin, as of Corollary 1 with ρ = β.
     """
-    # Methods, not functions of jnp: NumPy's float64 stays float64 also where JAX's default is float32.
-    u, margins = A.conj().T @ multipliers, (A @ rho).real
+    # Methods (np.real is one), not functions of jnp: NumPy's float64 stays so also where JAX's default is float32.
+    u, margins = A.conj().T @ multipliers, np.real(A @ rho)
     found, wanted = u * rho.conj(), abs(rho) ** (2 / depth)
-    c = found.real.sum() / wanted.sum()
+    c = np.real(found).sum() / wanted.sum()
     violations = [
         abs(found - c * wanted).sum() / (abs(c) * wanted).sum(),
         multipliers @ (margins - margins.min()) / abs(multipliers @ margins),

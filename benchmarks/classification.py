@@ -13,6 +13,7 @@ import numpy as np
 from scipy.optimize import linprog
 
 import gflow
+import gflow.plot
 from gflow import finite_loss
 from gflow.dual_classification import direction_flow
 
@@ -115,39 +116,49 @@ def far_end(problem, figure):
     print("\n2. Gaussian X, n = 20, d = 50, random labels: diagonal L = 2 in dual coordinates, alpha = 0.1")
     network = gflow.Diagonal((jnp.ones(50), jnp.zeros(50)))
     expected = jnp.asarray(maximum_l1_margin(problem))
-    decades = jnp.concatenate([jnp.linspace(0.3, 4, 38), jnp.geomspace(4.2, 1000, 60)])
-    curve, compilation, seconds = timed(
-        lambda log_alpha: direction_flow(network, problem, decades, log_scale=log_alpha), jnp.log(0.1)
-    )
-    angles = finite_loss.angles(curve.directions, expected)
-    print(f"log L = -10^1000: {seconds:.2f} s (+{compilation:.0f} s compilation), {gflow.Status[curve.status]}")
-    print(f"{int(curve.steps)} steps and {int(curve.rejected_steps)} rejected; angle to the maximum l1 margin at the end "  # noqa: E501
-          f"{float(angles[-1]):.1e}; correction of the cap {float(curve.errors[-1]):.1e}")  # fmt: skip
-    for wanted in (0.3, 0.1, 1e-2, 1e-3, 1e-4, 1e-5):
-        print(
-            f"   within {wanted:g} rad from log10(-log L) = {finite_loss.decades_for_angle(decades, angles, wanted):.1f}"  # noqa: E501
-        )
+    parts = (0.31, 4, 20), (4.2, 29, 20), (30, 290, 60), (300, 1000, 8)
+    decades = jnp.concatenate([jnp.geomspace(*part) for part in parts])
 
-    print("\n3. The same, alpha from 1e-6 to 10, 64 values in one batch")
+    def follow(log_alpha, decades=decades, cap=1e4):
+        return direction_flow(network, problem, decades, log_alpha=log_alpha, cap=cap)
+
+    curve, compilation, seconds = timed(follow, jnp.log(0.1))
+    angles = finite_loss.angle_curve(curve, expected)
+    print(f"log L = -10^1000: {seconds:.2f} s (+{compilation:.0f} s compilation), {gflow.Status[curve.status]}")
+    print(f"{int(curve.steps)} steps and {int(curve.rejected_steps)} rejected, both caps together; "
+          f"angle to the maximum l1 margin at the end {float(angles[-1]):.1e}; correction of the cap "
+          f"{float(curve.errors[-1]):.1e}")  # fmt: skip
+    for wanted in (0.3, 0.1, 1e-2, 1e-3, 1e-4, 1e-5):
+        needed = finite_loss.decades_for_angle(decades, angles, wanted)
+        print(f"   within {wanted:g} rad from log10(-log L) = {needed:.1f}")
+    print("   the cap: angle to the maximum l1 margin at log10(-log L) = 1000, and the correction reported")
+    for cap in (1e3, 1e4, 1e5):
+        end = jax.jit(lambda a, cap=cap: follow(a, jnp.array([1000.0]), cap))(jnp.log(0.1))
+        angle = finite_loss.angle_curve(end, expected)[0]
+        print(f"   kappa = {cap:.0e}: {float(angle):.1e}, {float(end.errors[0]):.1e}")
+
+    print("\n3. The same, alpha from 1e-6 to 10, 64 values in one batch, 108 losses each")
     alphas = jnp.logspace(-6, 1, 64)
-    curves, compilation, seconds = timed(
-        # map, not vmap: every lane then takes its own number of steps
-        lambda logs: jax.lax.map(
-            lambda log_alpha: direction_flow(network, problem, decades, log_scale=log_alpha), logs
-        ),
-        jnp.log(alphas),
-    )
-    every = jax.vmap(finite_loss.angles, (0, None))(curves.directions, expected)
+    # map, not vmap: every lane then takes its own number of steps
+    curves, compilation, seconds = timed(lambda logs: jax.lax.map(follow, logs), jnp.log(alphas))
+    every = jax.vmap(finite_loss.angle_curve, (0, None))(curves, expected)
     needed = jax.vmap(finite_loss.decades_for_angle, (None, 0, None))(decades, every, 1e-2)
-    print(f"{int((curves.status == gflow.Status.converged).sum())} "
-          f"of 64 converged; {seconds:.1f} s in all, {seconds / 64:.2f} s a lane (+{compilation:.0f} s compilation)")  # fmt: skip  # noqa: E501
+    converged = int((curves.status == gflow.Status.converged).sum())
     print(
-        f"largest angle at the end {float(jnp.max(every[:, -1])):.1e}, largest correction {float(jnp.nanmax(curves.errors)):.1e}"  # noqa: E501
+        f"{converged} of 64 converged; {seconds:.1f} s, {seconds / 64:.2f} s a lane (+{compilation:.0f} s compilation)"
     )
+    print(f"largest angle at the end {float(jnp.max(every[:, -1])):.1e}, "
+          f"largest correction {float(jnp.nanmax(curves.errors)):.1e}")  # fmt: skip
+    A = problem.y[:, None] * problem.X
+    minimum = float(jnp.sum(jnp.abs(expected)) / jnp.min(A @ expected))
+    excess = jax.vmap(lambda rho: finite_loss.excess_norm(rho, A, 1.0, minimum))(curves.rho)
+    rows = [int(jnp.argmin(jnp.abs(decades - decade))) for decade in (1, 2, 4, 10, 30, 100, 300, 1000)]
+    print("   log10(-log L) =", np.asarray(decades[jnp.array(rows)]))
     for i in range(0, 64, 9):
-        print(f"   alpha = {alphas[i]:.1e}: within 0.01 rad from log10(-log L) = {needed[i]:.1f}")
+        print(f"   alpha = {alphas[i]:.1e}: within 0.01 rad from log10(-log L) = {needed[i]:.1f}; "
+              f"excess of the l1 norm {np.asarray(excess[i, jnp.array(rows)])}")  # fmt: skip
     if figure:
-        draw(figure, decades, alphas, every, needed)
+        draw(figure, curves, expected, alphas)
 
 
 def fully_connected(problem):
@@ -163,14 +174,19 @@ def fully_connected(problem):
 
 def kkt(problem):
     print("\n5. KKT residual of min |rho|_{2/L}, falling along the run")
-    A = problem.y[:, None] * problem.X
-    decades = jnp.array([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0])
-    print("   diagonal, dual coordinates, alpha = 0.1, log10(-log L) =", np.asarray(decades))
+    decades = jnp.array([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0])
+    print("   dual coordinates, alpha = 0.1, log10(-log L) =", np.asarray(decades))
     for L in (2, 3, 4):
-        network = gflow.scale(gflow.Diagonal((jnp.ones(50),) * (L - 1) + (jnp.zeros(50),)), 0.1)
-        curve = jax.jit(lambda n: direction_flow(n, problem, decades))(network)
-        residuals = jax.vmap(lambda r, q, L=L: finite_loss.kkt_residual(r, q, A, L))(curve.rho, curve.multipliers)
-        print(f"   L={L}: {np.asarray(residuals)} {gflow.Status[curve.status]}")
+        network = gflow.Diagonal((jnp.ones(50),) * (L - 1) + (jnp.zeros(50),))
+        kkt_of_dual(f"diagonal L={L}", network, problem, decades)
+    rng = np.random.default_rng(3)
+
+    def even(x):
+        return (x + np.roll(x[..., ::-1], 1, axis=-1)) / 2
+
+    mirrored = gflow.Classification(even(rng.standard_normal((10, 32))), rng.choice([-1.0, 1.0], 10))
+    filters = tuple(even(rng.standard_normal(32)) for _ in range(2))
+    kkt_of_dual("even full convolution L=2, n=10, d=32", gflow.Convolutional(filters), mirrored, decades)
     print("   full convolution L = 2, general data, by weights; dying frequencies decay like powers of s")
     convolution_kkt(n=2, d=5, alpha=0.01)
     convolution_kkt(n=5, d=8, alpha=0.01)
@@ -197,6 +213,13 @@ def convolution_kkt(n, d, alpha):
     print(f"   n = {n}, d = {d}, alpha = {alpha}: {gflow.Status[path.status]}; {int(path.steps + path.rejected_steps)} "
           f"steps, {seconds:.2f} s")  # fmt: skip
     print(f"      at s = {np.array(wanted)}: {residuals}; falling: {bool((np.diff(residuals) < 0).all())}")
+
+
+def kkt_of_dual(name, network, problem, decades):
+    curve = jax.jit(lambda log_alpha: direction_flow(network, problem, decades, log_alpha=log_alpha))(jnp.log(0.1))
+    A = problem.y[:, None] * gflow.decomposition.decompose(network, problem).Z
+    residuals = jax.vmap(lambda r, q: finite_loss.kkt_residual(r, q, A, network.depth))(curve.rho, curve.multipliers)
+    print(f"   {name}: {np.asarray(residuals)} {gflow.Status[curve.status]}")
 
 
 def agreement():
@@ -238,18 +261,18 @@ def agree(name, problem, start):
         print(f"      descent, step {size:g}, at t = 100: distance to the flow {distance:.1e}")
 
 
-def draw(figure, decades, alphas, angles, needed):
-    import matplotlib.pyplot as plt
+def draw(figure, curves, expected, alphas):
+    import matplotlib
+    from matplotlib.figure import Figure
 
-    fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    shades = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(alphas)))
-    for i in range(0, len(alphas), 9):
-        left.loglog(decades, angles[i], color=shades[i], label=f"α = {alphas[i]:.0e}")
-    left.set(xlabel="log₁₀(−log L)", ylabel="angle to the maximum ℓ1 margin (rad)")
-    left.legend(fontsize=7)
-    right.semilogx(alphas, needed, "k.-", markersize=3)
-    right.set(xlabel="initial scale α", ylabel="log₁₀(−log L) needed for 0.01 rad")
-    fig.savefig(figure, dpi=110)
+    with matplotlib.rc_context(gflow.plot.FONT):
+        page = Figure(figsize=(7.4, 3.1), layout="constrained")
+        left, right = page.subplots(1, 2, width_ratios=(1.25, 1))
+        some = jax.tree.map(lambda v: v[::9], curves)  # one a decade of alpha
+        gflow.plot.angle_against_loss(left, some, expected, alphas[::9], angle=0.01)
+        left.set_xlim(2, 1000)
+        gflow.plot.loss_for_angle(right, curves, expected, alphas)
+        page.savefig(figure, dpi=200)
 
 
 if __name__ == "__main__":

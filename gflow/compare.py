@@ -1,6 +1,6 @@
 """A computed end against a predicted one.
 
-Imports networks, flow, descent, predict.
+Imports flow, finite_loss, descent, predict.
 """
 
 import dataclasses
@@ -8,9 +8,10 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import ArrayLike, Float
 
 from .descent import Descent
+from .finite_loss import angles
 from .flow import Solution, Status
 from .predict.prediction import Prediction
 
@@ -59,7 +60,6 @@ def compare(end: Solution | Descent, prediction: Prediction) -> Comparison:
     return Comparison(distance, angle(beta, expected), prediction.theorem, prediction.residual, status)
 
 
-def angle(a: Float[np.ndarray, " d"], b: Float[np.ndarray, " d"]) -> float:
-    """The angle between two vectors, in radians, without the cancellation of arccos near 0 and π."""
-    a, b = a / np.linalg.norm(a), b / np.linalg.norm(b)
-    return float(2 * np.arctan2(np.linalg.norm(a - b), np.linalg.norm(a + b)))
+def angle(a: Float[ArrayLike, " d"], b: Float[ArrayLike, " d"]) -> float:
+    """The angle between two vectors, in radians, as a number; for arrays of directions `gflow.finite_loss.angles`."""
+    return float(angles(a, b))

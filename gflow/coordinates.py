@@ -86,7 +86,7 @@ class Coordinates(eqx.Module):
         For two layers η_1 ± η_2 ~ e^{±ζ} holds with ties too. The tiny a that stands for 0 does not matter where
         q has kept its sign and is much larger than a, or where both layers are zero and have stayed negligible.
         """
-        eps, rho = jnp.finfo(x.dtype).eps, jnp.abs(self.rho(x))
+        eps, rho = jnp.finfo(x.dtype).eps, jnp.abs(self.unit_rho(x)[0])
         grown = (jnp.exp(-2 * jnp.abs(x)) < eps) & (x * self.start > 0)
         dead = (self.start == 0) & (rho <= eps * jnp.max(rho))
         return jnp.any(self.tied & ~(grown | dead)) if self.depth == 2 else jnp.any(self.tied)
@@ -104,6 +104,12 @@ class Coordinates(eqx.Module):
         """ρ = mantissa · e^exponent at the angles x, |mantissa| ≤ ½, where ρ itself may overflow."""
         sinh, _, radii = _scaled(x, self.log_b)
         return sinh, self._log_size(x, self.depth) + jnp.sum(jnp.log(radii), axis=0)
+
+    def unit_rho(self, x: Float[Array, " m"]) -> tuple[Float[Array, " m"], Scalar]:
+        """ρ e^{−R} and R = log of about the largest |ρ_j|, which is held fixed in derivatives."""
+        mantissa, exponent = self.scaled_rho(x)
+        R = jax.lax.stop_gradient(jnp.max(exponent))
+        return mantissa * jnp.exp(exponent - R), R
 
     def rho_slope(self, x: Float[Array, " m"]) -> Float[Array, " m"]:
         """dρ/dx > 0."""

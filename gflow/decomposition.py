@@ -1,18 +1,24 @@
 """Assumption 1: which networks are orthogonally decomposable, and their weights in that basis.
 
-Imports networks, problems.
+Imports networks, problems, coordinates.
 
 M(x) = Σ_j [Sx]_j U_1[:, j] ⊗ … ⊗ U_L[:, j], so that β = Sᵀρ with ρ = ⊙_l η_l and the modes η_l = U_lᵀv_l.
 """
 
-from typing import NamedTuple
+import contextlib
+from typing import NamedTuple, TypeVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Inexact, Scalar
 
-from .networks import Convolutional, Diagonal, MatrixProduct, Network, Orthogonal
-from .problems import Problem
+from ._checks import is_concrete
+from .coordinates import TIE
+from .networks import Convolutional, Diagonal, MatrixProduct, Network, Orthogonal, with_weights
+from .problems import Problem, require_fit
+
+NetworkT = TypeVar("NetworkT", bound=Network)
 
 
 class Modes(NamedTuple):
@@ -64,6 +70,81 @@ def real_modes(network: Network, problem: Problem) -> Modes | None:
         }
         return Modes(found.S.real, tuple(e.real for e in found.eta), errors)
     return None if found is None or any(map(jnp.iscomplexobj, (found.S, *found.eta))) else found
+
+
+class Decomposition(NamedTuple):
+    """A problem in real coordinates in which its flow decouples: outputs Zρ, with Z = X Sᵀ and ρ = Π_l η_l.
+
+    `S` is None for the identity: a diagonal network may have a million coordinates.
+    """
+
+    Z: Float[Array, "n m"]
+    eta: Float[Array, "L m"]
+    S: Float[Array, "m d"] | None
+
+    def coefficients(self, rho: Float[Array, " m"]) -> Float[Array, " d"]:
+        """β = Sᵀρ."""
+        return rho if self.S is None else self.S.T @ rho
+
+
+def decompose(network: Network, problem: Problem) -> Decomposition | None:
+    """The decomposition of a network that on this problem flows as one with real S and U_l.
+
+    None where the dual flow is not exact, or cannot be seen to be:
+
+    - `Diagonal` and real `Orthogonal` networks have one for all data. A convolution or a matrix product has one
+      if data and weights are even, or commute (`real_modes`). That is a matter of their values: where `jax.jit`,
+      `jax.vmap` or `jax.grad` hide them, the answer is None. Close over data and weights, so that they are
+      constants, or write the network as an `Orthogonal`.
+    - In every coordinate one layer must be strictly smaller than the others. Where values can be seen and it is
+      not, the answer is None; where they cannot, a lane in which a tie matters has the status `tied`.
+    - There must be two layers or more.
+    """
+    if len(network.weights) < 2:
+        return None
+    require_fit(network, problem)
+    seen = all(map(is_concrete, jax.tree.leaves((network, problem))))
+    with jax.ensure_compile_time_eval() if seen else contextlib.nullcontext():  # constants of a jit stay visible
+        return _decompose(network, problem)
+
+
+def _decompose(network: Network, problem: Problem) -> Decomposition | None:
+    if isinstance(network, Diagonal):
+        stack = np.stack if all(map(is_concrete, network.weights)) else jnp.stack  # jnp's values hide in a trace
+        Z, eta, S = problem.X, stack(network.weights), None
+    else:
+        found = real_modes(network, problem)
+        if found is None or not all(map(_vanishes, found.errors.values())):
+            return None
+        Z, eta, S = problem.X @ found.S.T, jnp.stack(found.eta), found.S
+    return Decomposition(Z, jnp.asarray(eta), S) if not is_concrete(eta) or _dominated(np.asarray(eta)) else None
+
+
+def lift(network: NetworkT, problem: Problem, eta: Float[Array, "L m"], log_alpha: float | Scalar = 0.0) -> NetworkT:
+    """The network with the modes `eta`; its part outside the column space of U_l stays what e^log_alpha v_l has."""
+    if isinstance(network, Diagonal):
+        return with_weights(network, tuple(eta))
+
+    def modes_of(weights: tuple[Array, ...]) -> Array:
+        found = real_modes(with_weights(network, weights), problem)
+        assert found is not None  # `decompose` has found them
+        return jnp.stack(found.eta)
+
+    start, transposed = jax.vjp(modes_of, network.weights)  # η_l = U_lᵀv_l, and U_l η_l is its transpose
+    (inside,), (ends,) = transposed(start), transposed(eta)
+    alpha = jnp.exp(log_alpha)
+    return with_weights(
+        network, tuple(alpha * (v - u) + w for v, u, w in zip(network.weights, inside, ends, strict=True))
+    )
+
+
+def _vanishes(error: Scalar) -> bool:
+    return is_concrete(error) and float(error) <= 1e4 * float(jnp.finfo(error.dtype).eps)
+
+
+def _dominated(eta: np.ndarray) -> bool:
+    least, second = np.sort(np.abs(eta), axis=0)[:2]
+    return bool((second - least > TIE * second).all())
 
 
 def _fourier(network: Convolutional) -> Inexact[Array, "d d"]:

@@ -7,7 +7,7 @@ the minimum of a convex function of ν. That holds for every initialisation with
 coordinate. Yun et al. 2021, Theorem 5, is the case in which that layer starts at zero.
 """
 
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import diffrax
 import jax
@@ -15,61 +15,26 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Scalar
 
-from ._checks import is_concrete, require_precision, to_float
-from .coordinates import TIE, Coordinates
-from .decomposition import real_modes
+from . import decomposition
+from ._checks import require_precision, to_float
+from .coordinates import Coordinates
+from .decomposition import Decomposition, lift
 from .flow import Solution, Status
 from .implicit import NEWTON
-from .networks import Diagonal, Network, with_weights
+from .networks import Network
 from .newton import Limit, newton
-from .problems import Problem, Regression, require_fit
+from .problems import Problem, Regression
 
 NetworkT = TypeVar("NetworkT", bound=Network)
 
 
-class Decomposition(NamedTuple):
-    """A regression in the coordinates in which its flow decouples: outputs Zρ, with Z = X Sᵀ and ρ = Π_l η_l."""
-
-    Z: Float[Array, "n m"]
-    eta: Float[Array, "L m"]
-
-
 def decompose(network: Network, problem: Problem) -> Decomposition | None:
-    """The decomposition of a regression that flows as an orthogonally decomposable one with real S and U_l.
+    """The decomposition that makes the dual flow of a regression exact (`gflow.decomposition.decompose`), or None.
 
-    None where the dual flow is not exact, or cannot be seen to be:
-
-    - `Diagonal` and real `Orthogonal` networks have one for all data. A convolution or a matrix product has one
-      if data and weights are even, or commute (`gflow.decomposition.real_modes`). That is a matter of their
-      values: inside `jax.jit`, `jax.vmap` or `jax.grad`, where they cannot be seen, the answer is None. Pass data
-      and weights as constants, or write the network as an `Orthogonal`.
-    - There must be no more data points than coordinates.
-    - In every coordinate one layer must be strictly smaller than the others. Where values can be seen and it is
-      not, the answer is None; where they cannot, a lane in which a tie matters has the status `tied`.
+    There must be no more data points than coordinates, since otherwise no weights need fit them.
     """
-    if not isinstance(problem, Regression) or len(network.weights) < 2:
-        return None
-    require_fit(network, problem)
-    if isinstance(network, Diagonal):
-        stack = np.stack if all(map(is_concrete, network.weights)) else jnp.stack  # jnp's values hide in a trace
-        Z, eta = problem.X, stack(network.weights)
-    else:
-        found = real_modes(network, problem)
-        if found is None or not all(map(_vanishes, found.errors.values())):
-            return None
-        Z, eta = problem.X @ found.S.T, jnp.stack(found.eta)
-    if Z.shape[0] > Z.shape[1]:
-        return None
-    return Decomposition(Z, jnp.asarray(eta)) if not is_concrete(eta) or _dominated(np.asarray(eta)) else None
-
-
-def _vanishes(error: Scalar) -> bool:
-    return is_concrete(error) and float(error) <= 1e4 * float(jnp.finfo(error.dtype).eps)
-
-
-def _dominated(eta: np.ndarray) -> bool:
-    least, second = np.sort(np.abs(eta), axis=0)[:2]
-    return bool((second - least > TIE * second).all())
+    found = decomposition.decompose(network, problem) if isinstance(problem, Regression) else None
+    return None if found is None or found.Z.shape[0] > found.Z.shape[1] else found
 
 
 def limit(
@@ -94,7 +59,7 @@ def limit(
     ```
     """
     end, coordinates = _solve(network, problem, log_alpha, tolerance, max_steps)
-    last = _lift(network, problem, coordinates.eta(end.angles), log_alpha)
+    last = lift(network, problem, coordinates.eta(end.angles), log_alpha)
     status = Status.where(
         end.converged,
         Status.converged,
@@ -142,7 +107,7 @@ def _solve(
     network: Network, problem: Problem, log_alpha: float | Scalar, tolerance: float | Scalar, max_steps: int
 ) -> tuple[Limit, Coordinates]:
     require_precision("tolerance", tolerance, jnp.result_type(*network.weights), epsilons=5e4)
-    Z, eta = _require_decomposition(network, problem)
+    Z, eta, _ = _require_decomposition(network, problem)
     coordinates = Coordinates.of(eta, log_alpha)
     return newton(coordinates, Z, problem.y, tolerance=tolerance, max_iterations=max_steps), coordinates
 
@@ -157,24 +122,6 @@ def _require_decomposition(network: Network, problem: Problem) -> Decomposition:
             "Use gflow.limit or gflow.flow, which then integrate the weights."
         )
     return found
-
-
-def _lift(network: NetworkT, problem: Problem, eta: Float[Array, "L m"], log_alpha: float | Scalar) -> NetworkT:
-    """The weights with the modes `eta`; their part outside the column space of U_l stays what α v_l has."""
-    if isinstance(network, Diagonal):
-        return with_weights(network, tuple(eta))
-
-    def modes_of(weights: tuple[Array, ...]) -> Array:
-        found = real_modes(with_weights(network, weights), problem)
-        assert found is not None  # `decompose` has found them
-        return jnp.stack(found.eta)
-
-    start, transposed = jax.vjp(modes_of, network.weights)  # η_l = U_lᵀv_l, and U_l η_l is its transpose
-    (inside,), (ends,) = transposed(start), transposed(eta)
-    alpha = jnp.exp(log_alpha)
-    return with_weights(
-        network, tuple(alpha * (v - u) + w for v, u, w in zip(network.weights, inside, ends, strict=True))
-    )
 
 
 def flow(
@@ -207,7 +154,7 @@ def flow(
     ```
     """
     require_precision("rtol", rtol, jnp.result_type(*network.weights))
-    Z, eta = _require_decomposition(network, problem)
+    Z, eta, _ = _require_decomposition(network, problem)
     coordinates = Coordinates.of(eta, log_alpha)
     y, L = problem.y, coordinates.depth
     log_unit = (2 - L) * coordinates.log_scale  # of time: t = e^log_unit t̂, and the clock is u = log(1 + t̂)
@@ -243,7 +190,7 @@ def flow(
     )
 
     def read(state: Array) -> tuple[NetworkT, Scalar, Bool[Array, ""]]:
-        saved = _lift(network, problem, coordinates.eta(angles(state)), log_alpha)
+        saved = lift(network, problem, coordinates.eta(angles(state)), log_alpha)
         return saved, problem.log_loss(saved(problem.X)), coordinates.inexact(angles(state))
 
     assert run.ys is not None

@@ -1,20 +1,22 @@
 """Classification in dual coordinates, out to log-losses of −10^1000.
 
-Imports networks, problems, coordinates, flow (for Status); diffrax and optimistix.
+Imports networks, problems, coordinates, decomposition, flow (for Status); diffrax and optimistix.
 
 Real Assumption 1 of Yun et al. 2021, with margins m = Aρ, A = diag(y) X Sᵀ, and q = −∂ log L/∂m ≥ 0. In the clock τ
 with dτ = L dt the flow is ν̇ = q, ζ = Aᵀν, and each ρ_j is a function of its angle x_j (`coordinates.py`):
 
     ẋ = (dx/dζ) ⊙ Aᵀq(Aρ(x)).
 
-Angles are the state, so weights of e^{±2000} are ordinary numbers; for L = 2, x = x_0 + Aᵀν and ν alone is the
-state, of n entries however large m is. From L < 1/e on the clock is log s with s = −log L, which never stands still.
+Angles are the state, so weights of e^{±2000} are ordinary numbers. For L = 2, x = x_0 + Aᵀν, and ν alone is the
+state where it is the smaller one. From L < 1/e on the clock is log s with s = −log L, which never stands still.
 
 *The cap.* Support vectors' margins differ by O(1) while they grow like s, so q must be read from differences far below
 round-off. Beyond s = κ it is read from margins scaled down to a smallest one of κ instead: the tie is then kept to
 1/κ of the margin where the flow keeps it to 1/s, and directions move by O(1/κ − 1/s). Below the cap the flow is exact.
 Two caps, extrapolated from 1/κ to 1/s, remove the error and show its size.
 """
+
+from typing import Any, NamedTuple
 
 import diffrax
 import equinox as eqx
@@ -26,8 +28,9 @@ from jaxtyping import Array, Bool, Float, Int, Scalar
 
 from ._checks import is_concrete, require_precision, to_float
 from .coordinates import Coordinates
+from .decomposition import Decomposition, decompose
 from .flow import Status
-from .networks import Diagonal, Network
+from .networks import Network
 from .problems import Classification
 
 
@@ -36,18 +39,19 @@ class DirectionPath(eqx.Module):
 
     - `decades`: log₁₀(−log L), the clock.
     - `directions`: β/‖β‖.
-    - `rho`: ρ/‖ρ‖ in the network's own coordinates, β ∝ Sᵀρ; not extrapolated, so that its dying entries keep their
-      relative accuracy.
+    - `rho`: ρ/‖ρ‖ in the network's own coordinates, β ∝ Sᵀρ. Its dying entries keep their relative accuracy.
+    - `angles`: the coordinates' x_j (`gflow.coordinates`), about log |ρ_j| / L: they never overflow.
     - `multipliers`: q/Σq, the share of each data point in −∇ log L.
-    - `errors`: the size of the correction that extrapolating the cap made to `directions`; 0 below the cap.
+    - `errors`: the angle by which extrapolating the cap turned `directions`; 0 below the cap.
 
     Rows that were not reached are NaN. `status` is `Status.converged` where all were reached; `steps` and
-    `rejected_steps` count those of the larger cap.
+    `rejected_steps` count those of both caps.
     """
 
     decades: Float[Array, "*lanes T"]
     directions: Float[Array, "*lanes T d"]
     rho: Float[Array, "*lanes T m"]
+    angles: Float[Array, "*lanes T m"]
     multipliers: Float[Array, "*lanes T n"]
     errors: Float[Array, "*lanes T"]
     status: Status
@@ -60,48 +64,71 @@ def direction_flow(
     problem: Classification,
     decades: Float[Array, " T"],
     *,
-    log_scale: float | Scalar = 0.0,
+    log_alpha: float | Scalar = 0.0,
     cap: float | Scalar = 1e4,
     tolerance: float | Scalar = 1e-7,
     max_steps: int = 4096,
 ) -> DirectionPath:
     """The direction of β along gradient flow, at the losses log₁₀(−log L) = `decades`, up to thousands.
 
-    For networks that decompose orthogonally over the reals and start with one strictly smallest layer in every
-    coordinate: so far `Diagonal` of any depth L ≥ 2. May be compiled and batched.
+    For networks of two layers or more that decompose orthogonally over the reals and start with one strictly
+    smallest layer in every coordinate (`gflow.decomposition.decompose`): `Diagonal`, real `Orthogonal`, full-length
+    convolutions with even data and filters, matrix products with commuting sensors. May be compiled and batched;
+    of convolutions and matrix products, whose values must be seen, only by `log_alpha`.
 
-    - `log_scale`: log α; the flow starts at α times `network`'s weights, and α need not be representable.
+    - `log_alpha`: the flow starts at e^`log_alpha` times `network`'s weights; that need not be representable.
     - `cap`: the loss −log L above which ties of margins are smoothed; see this module's docstring. The second cap is a
       tenth of it.
     - `tolerance`: absolute tolerance of the solver on the angles, hence relative on every ρ_j. The default leaves
-      directions good to six digits. Angles are about 2.3 · decades / L, so at κ = 1e5 and 1000 decades float64 cannot
-      deliver less than 1e-8.
+      directions good to six digits. From −log L = 10^400 on round-off in the angles, which are about
+      2.3 · decades / L, adds its part: 1e-13 `cap` times the angle.
 
-    **Raises** ValueError for other networks, for a layer that is not strictly smallest, for `decades` that do not
-    increase or lie below 0.1 (the loss must be below 1), and for a tolerance that the dtype cannot deliver.
+    **Raises** ValueError for other networks, for `decades` that do not increase or lie below 0.1 (the loss must be
+    below 1), and for a tolerance that the dtype cannot deliver.
 
     ```python
-    path = gflow.direction_flow(gflow.scale(network, 0.1), problem, jnp.linspace(1, 1000, 200))
+    path = gflow.direction_flow(network, problem, jnp.linspace(1, 1000, 200), log_alpha=jnp.log(0.1))
     ```
     """
-    S, eta = _decomposition(network)
+    found = _require_decomposition(network, problem)
     decades = _increasing(to_float(decades))
-    require_precision("tolerance", tolerance, eta.dtype)
-    coordinates = _dominated(Coordinates.of(eta, log_scale))
-    A = problem.y[:, None] * (problem.X @ S.T)
+    require_precision("tolerance", tolerance, found.eta.dtype)
+    coordinates = Coordinates.of(found.eta, log_alpha)
+    A = problem.y[:, None] * found.Z
 
-    def run(cap: Scalar) -> DirectionPath:
-        return _capped_run(_CappedFlow(coordinates, A, problem, cap), S, decades, tolerance, max_steps)
+    def run(cap: Scalar) -> _Run:
+        return _run(_CappedFlow(coordinates, A, problem, cap), decades, tolerance, max_steps)
 
-    runs = jax.vmap(run)(cap * jnp.array([0.1, 1.0]))
+    # map, not vmap, under which both would take the steps of the slower
+    runs = jax.lax.map(run, cap * jnp.array([0.1, 1.0]))
     coarse, fine = (jax.tree.map(lambda v, i=i: v[i], runs) for i in (0, 1))
-    # Margins are tied to 1/κ where the flow ties them to 1/s; to first order directions are linear in that.
-    fraction = jnp.maximum(1 - 10.0 ** (jnp.log10(cap) - decades), 0.0) / 9
-    correction = fraction[:, None] * (fine.directions - coarse.directions)
-    directions = fine.directions + correction
-    directions = directions / jnp.linalg.norm(directions, axis=-1, keepdims=True)
-    errors = jnp.linalg.norm(correction, axis=-1)
-    return eqx.tree_at(lambda path: (path.directions, path.errors), fine, (directions, errors))
+    # Margins are tied to 1/κ where the flow ties them to 1/s, and ρ and q are linear in that.
+    fraction = jnp.maximum(1 - 10.0 ** (jnp.log10(cap) - decades), 0.0)[:, None] / 9
+    growth = coordinates.depth * jnp.sign(fine.angles) * (fine.angles - coarse.angles)  # of log ρ, within 1 where alive
+    further = jnp.log1p(-fraction * jnp.expm1(-jnp.clip(growth, -1.0, 1.0))) / coordinates.depth
+    angles = fine.angles + jnp.sign(fine.angles) * further
+    shares = jnp.maximum(fine.multipliers + fraction * (fine.multipliers - coarse.multipliers), 0.0)
+
+    def unit(x: Float[Array, " m"]) -> tuple[Float[Array, " d"], Float[Array, " m"]]:
+        rho, _ = coordinates.unit_rho(x)
+        beta = found.coefficients(rho)
+        return beta / jnp.linalg.norm(beta), rho / jnp.linalg.norm(rho)
+
+    directions, rho = jax.vmap(unit)(angles)
+    uncorrected, _ = jax.vmap(unit)(fine.angles)
+    status = Status.where(coarse.status == Status.converged, fine.status, coarse.status)
+    tied = jax.vmap(coordinates.inexact)(angles).any()
+    return DirectionPath(
+        decades=decades,
+        directions=directions,
+        rho=rho,
+        angles=angles,
+        multipliers=shares / jnp.sum(shares, axis=-1, keepdims=True),
+        errors=2 * jnp.arcsin(jnp.linalg.norm(directions - uncorrected, axis=-1) / 2),
+        status=Status.where(tied, Status.tied, status),
+        steps=coarse.steps + fine.steps,
+        rejected_steps=coarse.rejected_steps + fine.rejected_steps,
+    )
 
 
 class _CappedFlow(eqx.Module):
@@ -113,26 +140,24 @@ class _CappedFlow(eqx.Module):
     cap: Scalar
 
     @property
+    def nu_is_state(self) -> bool:
+        """Whether ν is the state; otherwise the angles are."""
+        n, m = self.A.shape
+        return self.coordinates.depth == 2 and n < m
+
+    @property
     def start(self) -> Array:
-        """The state at the start: ν = 0 for L = 2, the angles otherwise."""
-        return jnp.zeros(len(self.A), self.A.dtype) if self.coordinates.depth == 2 else self.coordinates.start
+        return jnp.zeros(len(self.A), self.A.dtype) if self.nu_is_state else self.coordinates.start
 
     def angles(self, state: Array) -> Float[Array, " m"]:
-        return self.coordinates.start + self.A.T @ state if self.coordinates.depth == 2 else state
+        return self.coordinates.start + self.A.T @ state if self.nu_is_state else state
 
     def _log_loss(self, margins: Float[Array, " n"]) -> Scalar:
         return self.problem.log_loss(self.problem.y * margins)
 
-    def rho(self, state: Array) -> tuple[Float[Array, " m"], Scalar]:
-        """ρ e^{−R} and R = log of (about) the largest |ρ_j|. R is held fixed in derivatives: what follows does not
-        depend on it."""
-        mantissa, exponent = self.coordinates.scaled_rho(self.angles(state))
-        R = jax.lax.stop_gradient(jnp.max(exponent))
-        return mantissa * jnp.exp(exponent - R), R
-
     def capped_margins(self, state: Array) -> tuple[Float[Array, " n"], Scalar]:
         """k e^{−R} m and log k, where k = 1 unless that would make the smallest margin exceed κ."""
-        rho, R = self.rho(state)
+        rho, R = self.coordinates.unit_rho(self.angles(state))
         m = self.A @ rho
         least = jnp.min(m)
         log_largest = jnp.log(self.cap) - jnp.log(jnp.where(least > 0, least, 1.0))
@@ -161,7 +186,7 @@ class _CappedFlow(eqx.Module):
     def velocity(self, state: Array) -> Array:
         """The state's derivative in a clock in which no angle moves faster than 1."""
         q = self.multipliers(state) / jnp.max(jnp.linalg.norm(self.A, axis=1))
-        if self.coordinates.depth == 2:
+        if self.nu_is_state:
             return q
         log_rate = -self.coordinates.log_zeta_slope(state)
         return jnp.exp(log_rate - jnp.max(log_rate)) * (self.A.T @ q)
@@ -172,21 +197,35 @@ class _CappedFlow(eqx.Module):
         return velocity / rate
 
 
-def _capped_run(
-    flow: _CappedFlow, S: Float[Array, "m d"], decades: Float[Array, " T"], tolerance: float | Scalar, max_steps: int
-) -> DirectionPath:
+class _Run(NamedTuple):
+    """One cap's run: `angles` and `multipliers` have a row for every decade."""
+
+    angles: Float[Array, "T m"]
+    multipliers: Float[Array, "T n"]
+    status: Status
+    steps: Int[Array, ""]
+    rejected_steps: Int[Array, ""]
+
+
+def _run(flow: _CappedFlow, decades: Float[Array, " T"], tolerance: float | Scalar, max_steps: int) -> _Run:
     """First in a bounded clock until −log L = 1, then in the clock log s."""
 
-    def integrate(field, t0, t1, state, **saves_and_events):
+    relative: Any = 1e-13 * flow.cap  # round-off in the angles moves q by κ times as much
+    absolute: Any = 10 * tolerance
+    # Full Newton: with the tie of margins a chord iteration takes ten times the steps. It stops at a change ten times
+    # the tolerance, since the next would be its square; much less would be round-off on long steps.
+    solver = diffrax.Kvaerno5(root_finder=optimistix.Newton(relative, absolute))
+    steps = diffrax.PIDController(rtol=relative, atol=tolerance, pcoeff=0.3, icoeff=0.4)
+
+    def integrate(field, t0, t1, state, steps, **saves_and_events):
         return diffrax.diffeqsolve(
             diffrax.ODETerm(field),
-            # Full Newton: with the tie of margins a chord iteration takes ten times the steps.
-            diffrax.Kvaerno5(root_finder=diffrax.with_stepsize_controller_tols(optimistix.Newton)()),
+            solver,
             t0=t0,
             t1=t1,
             dt0=None,
             y0=state,
-            stepsize_controller=diffrax.PIDController(rtol=1e-13, atol=tolerance, pcoeff=0.3, icoeff=0.4),
+            stepsize_controller=steps,
             adjoint=diffrax.ForwardMode(),
             max_steps=max_steps,
             throw=False,
@@ -200,6 +239,7 @@ def _capped_run(
         0.0,
         jnp.where(small_from_the_start, 0.0, _LONGEST_WAIT),
         flow.start,
+        steps,
         event=diffrax.Event(stops, optimistix.Newton(1e-6, 1e-6)),
     )
     assert first.ys is not None
@@ -213,59 +253,46 @@ def _capped_run(
         log_s,
         jnp.maximum(last, log_s),
         state,
+        # Steps end at the times to save at: interpolation would move tied margins, and q with them.
+        diffrax.ClipStepSizeController(steps, step_ts=times),
         saveat=diffrax.SaveAt(ts=times),
     )
 
-    def read(state: Array, decade: Scalar) -> tuple[Array, ...]:
-        rho, _ = flow.rho(state)
-        beta = S.T @ rho
-        row = beta / jnp.linalg.norm(beta), rho / jnp.linalg.norm(rho), flow.multipliers(state)
+    def read(state: Array, decade: Scalar) -> tuple[Array, Array]:
         reached = jnp.all(jnp.isfinite(state)) & (decade * np.log(10.0) >= log_s) & (flow.loss_is_small(state) > -1e-3)
-        return tuple(jnp.where(reached, v, jnp.nan) for v in row)
+        return jax.tree.map(lambda v: jnp.where(reached, v, jnp.nan), (flow.angles(state), flow.multipliers(state)))
 
     assert second.ys is not None
-    directions, rho, multipliers = jax.vmap(read)(second.ys, decades)
+    angles, multipliers = jax.vmap(read)(second.ys, decades)
     out_of_steps = (first.result == diffrax.RESULTS.max_steps_reached) | (
         second.result == diffrax.RESULTS.max_steps_reached
     )
     unfinished = Status.where(out_of_steps, Status.step_limit, Status.not_finite)
-    unfinished = Status.where(flow.is_stuck(state), Status.no_descent, unfinished)
-    return DirectionPath(
-        decades=decades,
-        directions=directions,
-        rho=rho,
+    in_vain = (first.result == diffrax.RESULTS.successful) & ~small_from_the_start
+    unfinished = Status.where(flow.is_stuck(state) | in_vain, Status.no_descent, unfinished)
+    return _Run(
+        angles=angles,
         multipliers=multipliers,
-        errors=jnp.zeros_like(decades),
-        status=Status.where(jnp.all(jnp.isfinite(directions[-1])), Status.converged, unfinished),
+        status=Status.where(jnp.all(jnp.isfinite(angles[-1])), Status.converged, unfinished),
         steps=first.stats["num_accepted_steps"] + second.stats["num_accepted_steps"],
         rejected_steps=first.stats["num_rejected_steps"] + second.stats["num_rejected_steps"],
     )
 
 
-_LONGEST_WAIT = 1e9  # of the bounded clock; log s grows by about the margin in a unit of it
+_LONGEST_WAIT = 1e9  # of the bounded clock; log s grows by about the margin in a unit of it, so that is about zero
 
 
-def _decomposition(network: Network) -> tuple[Float[Array, "m d"], Float[Array, "L m"]]:
-    """S and the η_l = U_lᵀv_l of real Assumption 1."""
-    if not isinstance(network, Diagonal) or network.depth < 2:
+def _require_decomposition(network: Network, problem: Classification) -> Decomposition:
+    found = decompose(network, problem)
+    if found is None:
         raise ValueError(
-            "direction_flow needs a Diagonal network of depth at least 2; got a "
-            f"{type(network).__name__} of {len(network.weights)} layers. Use gflow.flow instead."
+            "direction_flow needs a Diagonal or real Orthogonal network, a full-length convolution with even data and "
+            "filters, or a matrix product with commuting sensors; two layers or more, one strictly smallest in every "
+            "coordinate; and, for convolutions and matrix products, values that can be seen (no jit or vmap over "
+            f"them). Got a {type(network).__name__} of {len(network.weights)} layers that is none of these. Use "
+            "gflow.flow, which integrates the weights."
         )
-    eta = jnp.stack(network.weights)
-    return jnp.eye(eta.shape[1], dtype=eta.dtype), eta
-
-
-def _dominated(coordinates: Coordinates) -> Coordinates:
-    """The same coordinates; where layers are tied, which a trace cannot refuse, their lane is not finite."""
-    if is_concrete(coordinates.tied) and np.any(coordinates.tied):
-        raise ValueError(
-            f"Coordinate {int(np.argmax(coordinates.tied))} has no strictly smallest layer: two share the smallest "
-            "modulus, so it can never change its sign. Change the initial directions, for instance by "
-            "gflow.initial.last_layer_zero, or use gflow.flow."
-        )
-    start = jnp.where(coordinates.tied, jnp.nan, coordinates.start)
-    return eqx.tree_at(lambda c: c.start, coordinates, start)
+    return found
 
 
 def _increasing(decades: Float[Array, " T"]) -> Float[Array, " T"]:

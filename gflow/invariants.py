@@ -9,7 +9,8 @@ from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Scalar
+import numpy as np
+from jaxtyping import Array, Float, Inexact, Scalar
 
 from .decomposition import modes
 from .networks import FullyConnected, LinearTensorNetwork, MatrixProduct, Network, with_weights
@@ -147,6 +148,82 @@ def alignment(network: Network, problem: Problem) -> Scalar:
     inner = sum(jnp.sum(v * g) for v, g in zip(network.weights, gradient, strict=True))
     sizes = [jnp.sqrt(sum(jnp.sum(v**2) for v in weights)) for weights in (network.weights, gradient)]
     return -inner / (sizes[0] * sizes[1])
+
+
+def multipliers(network: Network, problem: Classification) -> Float[Array, " n"]:
+    """The share of each data point in −∇ log L, |r_i| / Σ|r|, without under- or overflow.
+
+    Support vectors' margins differ by O(1) in them: beyond −log L = 1e12 float64 no longer tells.
+    """
+    q = jnp.abs(jax.grad(problem.log_loss)(network(problem.X)))
+    return q / jnp.sum(q)
+
+
+def singular_vector_residual(
+    network: LinearTensorNetwork, problem: Classification, shares: Float[Array, " n"] | None = None
+) -> Scalar:
+    """How nearly the weights are singular vectors of M(−u), u the direction of Xᵀr; → 0 along a flow.
+
+    With unit vectors v̂_l = v_l/‖v_l‖, s = M(−u)∘(v̂_1, …, v̂_L): the largest of
+    ‖M(−u)∘(v̂_1, …, I, …, v̂_L) − s v̂_l‖ / |s| over the L layers. May be compiled and batched over a path.
+
+    `shares` are |r_i| / Σ|r|; by default the network's own `multipliers`.
+
+    Yun et al. 2021, Theorem 1. Together with `alignment` it tests any linear tensor network, whatever its
+    architecture.
+
+    ```python
+    jax.vmap(lambda n: gflow.invariants.singular_vector_residual(n, problem))(path.networks)
+    ```
+    """
+    if not isinstance(network, LinearTensorNetwork):
+        raise ValueError(
+            f"Theorem 1 is for linear tensor networks; {type(network).__name__} is not multilinear in its weights."
+        )
+    # The residual r = −shares · y · Σ|r| only matters up to a factor, so that no loss is too small.
+    minus_u = problem.X.T @ (problem.y * (multipliers(network, problem) if shares is None else shares))
+    minus_u = minus_u / jnp.linalg.norm(minus_u)
+    unit = tuple(v / jnp.linalg.norm(v) for v in network.weights)
+
+    def applied(weights: tuple[Array, ...]) -> Scalar:
+        return minus_u @ with_weights(network, weights).coefficients()
+
+    s, gradients = jax.value_and_grad(applied)(unit)
+    errors = [jnp.linalg.norm(g - s * v) for g, v in zip(gradients, unit, strict=True)]
+    return jnp.max(jnp.stack(errors)) / jnp.abs(s)
+
+
+def kkt_residual(
+    rho: Inexact[Array | np.ndarray, " m"],
+    multipliers: Float[Array | np.ndarray, " n"],
+    A: Inexact[Array | np.ndarray, "n m"],
+    depth: int,
+) -> Scalar:
+    """How far ρ is from a stationary point of min ‖ρ‖_{2/L} s.t. Re Aρ ≥ 1, free of scale.
+
+    With u = Aᴴμ, μ the `multipliers` ≥ 0, stationary means u_j ρ̄_j = c |ρ_j|^{2/L} for all j and μ_i > 0 on
+    the smallest margins alone, and where ρ_j = 0 also |u_j| ≤ c for L = 2 and u_j = 0 for L = 1. The residual
+    is the largest of the relative violations,
+
+        Σ|u_j ρ̄_j − c |ρ_j|^{2/L}| / Σ c |ρ_j|^{2/L},    Σ μ_i (m_i − min m) / Σ μ_i m_i,
+
+    max |u_j| / c − 1 for L = 2, and max |u_j − c ρ_j| / max c |ρ_j| for L = 1. `A` is diag(y) X Sᵀ.
+
+    Yun et al. 2021, Theorem 2; for L = 1 the ℓ2 margin, as of Corollary 1 with ρ = β.
+    """
+    # Methods (np.real is one), not functions of jnp: NumPy's float64 stays so also where JAX's default is float32.
+    u, margins = A.conj().T @ multipliers, np.real(A @ rho)
+    found, wanted = u * rho.conj(), abs(rho) ** (2 / depth)
+    c = np.real(found).sum() / wanted.sum()
+    violations = [
+        abs(found - c * wanted).sum() / (abs(c) * wanted).sum(),
+        multipliers @ (margins - margins.min()) / abs(multipliers @ margins),
+    ]
+    if depth == 1:
+        violations.append(abs(u - c * rho).max() / abs(c * rho).max())
+    if depth == 2:
+        violations.append(abs(u).max() / c - 1)
+    return jnp.max(jnp.stack(violations))
 
 
 def smoothed_margin(network: LinearTensorNetwork, problem: Classification) -> Scalar:

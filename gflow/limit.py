@@ -72,8 +72,9 @@ def limit(
                 f"{type(network).__name__} has not. Use gflow.flow(network, problem, turning=1e-3) and look at the "
                 "network it ends with."
             )
-        start = scale(network, jnp.exp(log_alpha))
-        return limit_direction(start, problem, tolerance=1e-3 if tolerance is None else tolerance, max_steps=max_steps)
+        tolerance = 1e-3 if tolerance is None else tolerance
+        linear: Any = network
+        return limit_direction(linear, problem, log_alpha=log_alpha, tolerance=tolerance, max_steps=max_steps)
     tolerance = 1e-9 if tolerance is None else tolerance
     require_precision("tolerance", tolerance, jnp.result_type(*network.weights), epsilons=5e4)
     if dual.decompose(network, problem) is not None:

@@ -1,12 +1,19 @@
 """Figures: records in, Axes out. matplotlib is imported when the first figure is drawn.
 
-Imports the records of reproduce.
+Imports the records of flow, dual_classification and reproduce, and finite_loss.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import ArrayLike, Float
 
+from . import finite_loss
+from .dual_classification import DirectionPath
+from .flow import Solution
 from .reproduce import Run
 
 if TYPE_CHECKING:
@@ -68,6 +75,108 @@ def draw(ax: "Axes", runs: list[Run]) -> "Axes":
     ax.set(xlabel="β₁", ylabel="β₂", aspect="equal")
     return ax
 
+
+def angle_against_loss(
+    ax: "Axes",
+    paths: DirectionPath | Solution,
+    expected: Float[ArrayLike, " d"],
+    scales: Float[ArrayLike, " B"],
+    *,
+    angle: float | None = None,
+) -> "Axes":
+    """The angle to the `expected` direction against log₁₀(−log L), a curve for each of a batch of initial scales.
+
+    - `paths`: a batch of `gflow.direction_flow` or of `gflow.flow`, with a leading axis of length B.
+    - `angle`: an angle to mark by a line, in radians.
+
+    As asked by Moroshko et al. 2020.
+
+    ```python
+    paths = jax.lax.map(lambda a: gflow.direction_flow(network, problem, decades, log_alpha=a), jnp.log(scales))
+    gflow.plot.angle_against_loss(plt.figure().add_subplot(), paths, expected, scales)
+    ```
+    """
+    decades, angles = _angle_curves(paths, expected)
+    _draw_curves(ax, decades, angles, scales, angle)
+    ax.set_xlabel("log₁₀(−log L)")
+    return ax
+
+
+def angle_against_time(
+    ax: "Axes",
+    paths: Solution,
+    expected: Float[ArrayLike, " d"],
+    scales: Float[ArrayLike, " B"],
+    *,
+    angle: float | None = None,
+) -> "Axes":
+    """As `angle_against_loss`, against log₁₀ log t, of a batch of `gflow.flow`."""
+    _, angles = _angle_curves(paths, expected)
+    log_times = np.asarray(paths.log_times)
+    late = np.where(log_times > 0, log_times, np.nan)
+    _draw_curves(ax, np.log10(late), angles, scales, angle)
+    ax.set_xlabel("log₁₀ log t")
+    return ax
+
+
+def loss_for_angle(
+    ax: "Axes",
+    paths: DirectionPath | Solution,
+    expected: Float[ArrayLike, " d"],
+    scales: Float[ArrayLike, " B"],
+    *,
+    angles: Sequence[float] = (0.1, 0.01, 0.001),
+) -> "Axes":
+    """The loss that must be reached to come within each of the `angles` (radians), as a function of the scale.
+
+    A scale whose path does not come so near has no point. See `gflow.finite_loss.decades_for_angle`.
+    """
+    decades, found = map(jnp.asarray, _angle_curves(paths, expected))
+    for wanted, style in zip(angles, _LEVELS[: len(angles)], strict=True):
+        needed = jax.vmap(finite_loss.decades_for_angle, (0, 0, None))(decades, found, wanted)
+        needed = np.where(np.isfinite(needed), needed, np.nan)
+        ax.plot(np.asarray(scales), needed, **style, label=f"{wanted:g} rad")
+    ax.set(xscale="log", yscale="log", xlabel="initial scale α", ylabel="log₁₀(−log L) needed")
+    ax.legend(title="within", frameon=False)
+    _without_box(ax)
+    return ax
+
+
+def _angle_curves(paths: DirectionPath | Solution, expected: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    decades, directions = jax.vmap(finite_loss.direction_curve)(paths)
+    angles = jax.vmap(finite_loss.angles, (0, None))(directions, jnp.asarray(expected))
+    return np.asarray(decades), np.asarray(angles)
+
+
+def _draw_curves(ax: "Axes", x: np.ndarray, angles: np.ndarray, scales: ArrayLike, angle: float | None) -> None:
+    import matplotlib
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import ListedColormap, LogNorm
+
+    # Equal steps in lightness, so that it reads in grey, but for the palest, which vanish on white.
+    shades = ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0.0, 0.88, 256)))
+    colour = ScalarMappable(LogNorm(float(np.min(scales)), float(np.max(scales))), shades)
+    for row, values, scale in zip(x, angles, np.asarray(scales), strict=True):
+        ax.plot(row, values, color=colour.to_rgba(scale), lw=1.0)
+    if angle is not None:
+        ax.axhline(angle, color="black", lw=0.7, ls=(0, (4, 3)))
+    ax.set(xscale="log", yscale="log", ylabel="angle to the predicted direction (rad)")
+    bar = ax.figure.colorbar(colour, ax=ax, pad=0.02, aspect=30)
+    bar.set_label("initial scale α")
+    bar.outline.set_visible(False)
+    _without_box(ax)
+
+
+def _without_box(ax: "Axes") -> None:
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+_LEVELS: tuple[dict, ...] = (
+    {"color": "#0072B2", "marker": "s", "ms": 2.5, "lw": 1.0},
+    {"color": "#D55E00", "marker": "o", "ms": 2.5, "lw": 1.0},
+    {"color": "#5FC9A8", "marker": "^", "ms": 2.5, "lw": 1.0},
+    {"color": "black", "marker": "x", "ms": 2.5, "lw": 1.0},
+)
 
 DESCENT: dict = {"lw": 3.2, "alpha": 0.55}
 FLOW: dict = {"color": "black", "lw": 0.7}

@@ -193,7 +193,7 @@ def test_deeper_diagonal_networks_end_at_stationary_points_of_the_quasi_norm(dep
 def test_a_scale_of_ten_to_the_minus_thousand_is_an_ordinary_number(gaussian):
     network = gflow.Diagonal((jnp.ones(10), jnp.zeros(10)))
     log_scale = -1000 * np.log(10.0)
-    path = jax.jit(lambda n: gflow.direction_flow(n, gaussian, jnp.array([1.0, 3000.0]), log_scale=log_scale))(network)
+    path = jax.jit(lambda n: gflow.direction_flow(n, gaussian, jnp.array([1.0, 3000.0]), log_alpha=log_scale))(network)
     assert path.status == gflow.Status.converged
     assert float(finite_loss.angles(path.directions, maximum_l1_margin(gaussian))[-1]) < 1e-4
 

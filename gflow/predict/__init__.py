@@ -20,7 +20,7 @@ from .fully_connected import fully_connected_limit as fully_connected_limit
 from .directions import fully_connected_direction as fully_connected_direction
 from .linear_model import linear_limit as linear_limit
 from .linear_model import linear_direction as linear_direction
-from .singular import singular_vector_residual as singular_vector_residual
+from ..invariants import singular_vector_residual as singular_vector_residual
 from .norms import minimum_norm as minimum_norm
 from .norms import maximum_margin as maximum_margin
 from .norms import dft as dft

@@ -1,6 +1,6 @@
 """Theorem 2 for more than two layers: stationary points of the ℓ_{2/L} quasi-norm at unit margin.
 
-Imports networks, problems, decomposition.
+Imports networks, problems, decomposition, invariants.
 
 minimise Σ_j |ρ_j|^{2/L} subject to y_i x_iᵀSᵀρ ≥ 1 is not convex, and the theorem promises some stationary
 point: there are μ ≥ 0 on the smallest margins with u = conj(S Σ_i μ_i y_i x_i) and u_j = |ρ_j|^{2/L−2} ρ_j
@@ -12,6 +12,7 @@ import warnings
 import numpy as np
 from jaxtyping import Inexact
 
+from ..invariants import kkt_residual
 from ..networks import Network
 from ..problems import Classification
 from .directions import dominance, require_modes
@@ -24,12 +25,9 @@ Modal = Inexact[np.ndarray, " m"]
 def stationarity(network: Network, problem: Classification) -> Prediction:
     """How nearly the coefficients of `network`, the end of a flow, are a stationary point as in Theorem 2.
 
-    The prediction returned is that end itself, at unit margin; its `residual` is that of the KKT conditions,
-
-        ‖ u ⊙ |ρ| − |ρ|^{2/L} ⊙ phase(ρ) ‖_1 / Σ|ρ|^{2/L}   plus   Σ μ_i (m_i − 1) / Σ μ_i,
-
-    at the μ ≥ 0 that fit best. Along a flow it falls to zero with the loss (slowly for L ≥ 3, where
-    coordinates die out like powers of the margin).
+    The prediction returned is that end itself, at unit margin; its `residual` is `gflow.invariants.kkt_residual`
+    at the μ ≥ 0 that fit best, found from the end alone. Along a flow it falls to zero with the loss (slowly for
+    L ≥ 3, where coordinates die out like powers of the margin).
 
     **Raises** ValueError if the network has no orthogonal decomposition, or does not separate the data.
 
@@ -50,7 +48,7 @@ def stationarity(network: Network, problem: Classification) -> Prediction:
         )
     rho = rho / margins.min()
     L = len(network.weights)
-    residual = kkt_residual(B, rho, 2 / L)
+    residual = _kkt_residual(B, rho, L)
     return Prediction((S.T @ rho).real, f"Theorem 2, L = {L}: the end itself", True, residual)
 
 
@@ -73,7 +71,7 @@ def stationary_points(
     import cvxpy as cp
 
     found = require_modes(network)
-    S, p = np.asarray(found.S), 2 / len(network.weights)
+    S, L = np.asarray(found.S), len(network.weights)
     B = _margin_matrix(problem, S)
     weight = cp.Parameter(len(S), nonneg=True)
     rho = cp.Variable(len(S), complex=np.iscomplexobj(S))
@@ -82,13 +80,13 @@ def stationary_points(
     rng, points = np.random.default_rng(seed), []
     for _ in range(starts):
         weight.value = np.exp(rng.normal(size=len(S)))
-        point = _descend(program, weight, rho, p)
+        point = _descend(program, weight, rho, 2 / L)
         if all(np.linalg.norm(point - other) > 1e-4 * np.linalg.norm(point) for other in points):
             points.append(point)
-    points.sort(key=lambda z: float(np.sum(np.abs(z) ** p)))
-    theorem = f"Theorem 2, L = {len(network.weights)}: a stationary point"
+    points.sort(key=lambda z: float(np.sum(np.abs(z) ** (2 / L))))
+    theorem = f"Theorem 2, L = {L}: a stationary point"
     hypotheses = (dominance(found),)
-    return [Prediction((S.T @ z).real, theorem, True, kkt_residual(B, z, p), hypotheses=hypotheses) for z in points]
+    return [Prediction((S.T @ z).real, theorem, True, _kkt_residual(B, z, L), hypotheses=hypotheses) for z in points]
 
 
 def _descend(program, weight, rho, p: float) -> Modal:
@@ -121,16 +119,14 @@ def _margin_matrix(problem: Classification, S: Inexact[np.ndarray, "m d"]) -> In
     return y[:, None] * (X @ S.T)
 
 
-def kkt_residual(B: Inexact[np.ndarray, "n m"], rho: Modal, p: float) -> float:
-    """The residual that `stationarity` documents, for margins Re(Bρ) of which the smallest is 1."""
+def _kkt_residual(B: Inexact[np.ndarray, "n m"], rho: Modal, L: int) -> float:
+    """The residual at the μ ≥ 0 that fit best, for margins Re(Bρ) of which the smallest is 1."""
     from scipy.optimize import nnls
 
     size = np.abs(rho)
     phase = np.where(size > 0, rho / np.where(size > 0, size, 1.0), 0.0)
-    left, right = np.transpose(np.conj(B) * size), size**p * phase  # left @ μ = u ⊙ |ρ|
+    left, right = np.transpose(np.conj(B) * size), size ** (2 / L) * phase  # left @ μ = u ⊙ |ρ|
     slack = np.maximum(np.real(B @ rho) - 1, 0.0)
     stacked = np.concatenate([np.real(left), np.imag(left), np.diag(slack)])
     mu, _ = nnls(stacked, np.concatenate([np.real(right), np.imag(right), np.zeros(slack.size)]))
-    not_stationary = np.sum(np.abs(left @ mu - right)) / np.sum(size**p)
-    not_complementary = (mu @ slack) / max(mu.sum(), np.finfo(float).tiny)
-    return float(not_stationary + not_complementary)
+    return float(kkt_residual(rho, mu, B, L))

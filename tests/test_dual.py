@@ -234,3 +234,17 @@ def test_jumps_from_saddle_to_saddle_come_at_the_predicted_log_times(L, log10_al
     for jump in range(3):
         np.testing.assert_allclose(rho[2 * jump], np.where(np.arange(3) < jump, y, 0), atol=1e-2)
         np.testing.assert_allclose(rho[2 * jump + 1], np.where(np.arange(3) <= jump, y, 0), atol=1e-2)
+
+
+@pytest.mark.parametrize("L", [2, 3])
+def test_a_path_arrives_at_the_limit_and_stays(L):
+    problem, network = regression(), last_layer_zero(9, L)
+    log_alpha = np.log(1e-5)
+    log_times = jnp.linspace(0.0, 25.0, 6) + (2 - L) * log_alpha
+    path = jit_flow(network, problem, log_times, log_alpha=log_alpha)
+    end = jit_limit(network, problem, log_alpha=log_alpha)
+    assert path.status == gflow.Status.finished
+    betas = jax.vmap(gflow.Diagonal.coefficients)(path.networks)
+    assert jnp.array_equal(betas[-1], betas[-2])
+    assert distance(betas[-1], end.network.coefficients()) < 1e-8
+    assert jnp.all(jnp.diff(path.log_losses) <= 0)

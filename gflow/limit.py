@@ -51,9 +51,9 @@ def limit(
       direction). A lane whose estimate is larger has the status `not_certified`. The steps are integrated to
       a tenth of it.
     - `max_steps`: of the ODE solver, or of Newton's method, which needs at most some 100.
-
     - `adjoint`: how derivatives go through integrated weights. The default serves `jax.grad`; for `jax.jvp` and
-      `jax.jacfwd` pass `diffrax.ForwardMode()`. The dual route has its own derivatives, in both modes.
+      `jax.jacfwd` pass `diffrax.ForwardMode()`. The dual route of a regression has its own derivatives, in
+      both modes; that of a classification only forward ones.
 
     The error of a network without linear coefficients is that of its weights.
 
@@ -74,7 +74,9 @@ def limit(
             )
         tolerance = 1e-3 if tolerance is None else tolerance
         linear: Any = network
-        return limit_direction(linear, problem, log_alpha=log_alpha, tolerance=tolerance, max_steps=max_steps)
+        return limit_direction(
+            linear, problem, log_alpha=log_alpha, tolerance=tolerance, max_steps=max_steps, adjoint=adjoint
+        )
     tolerance = 1e-9 if tolerance is None else tolerance
     require_precision("tolerance", tolerance, jnp.result_type(*network.weights), epsilons=5e4)
     if dual.decompose(network, problem) is not None:

@@ -17,7 +17,7 @@ from .coordinates import Coordinates
 from .decomposition import Decomposition, decompose, lift, modes
 from .dual_classification import direction_flow
 from .finite_loss import remaining_angle
-from .flow import Solution, Status, Stop, integrate
+from .flow import REVERSE, Solution, Status, Stop, integrate
 from .invariants import kkt_residual, multipliers, singular_vector_residual
 from .networks import FullyConnected, LinearTensorNetwork, scale
 from .problems import Classification
@@ -33,6 +33,7 @@ def limit_direction(
     log_loss: float | Scalar | None = None,
     tolerance: float | Scalar = 1e-3,
     max_steps: int = 4096,
+    adjoint: diffrax.AbstractAdjoint = REVERSE,
 ) -> Solution[NetworkT]:
     """The direction of a linear network's coefficients after gradient flow from e^`log_alpha` times `network`.
 
@@ -43,6 +44,7 @@ def limit_direction(
     - `log_loss`: where to read the direction, at most −2. By default −10^100 on the dual route (the largest that
       leaves room for squares of outputs) and −10^10 for weights. The record's `log_loss` says where it was read.
     - `tolerance`: a lane whose `error` exceeds it, in radians, is `not_certified`.
+    - `adjoint`: as in `gflow.limit`.
 
     Directions converge like a power of s = −log L, so no finite loss gives the limit itself. `error` estimates the
     angle left from the turns between s^{1/2}, s^{3/4} and s (`gflow.finite_loss.remaining_angle`), plus the correction
@@ -69,7 +71,7 @@ def limit_direction(
     found = decompose(network, problem)
     if found is None:
         target = jnp.asarray(-1e10 if log_loss is None else log_loss)
-        return _by_weights(scale(network, jnp.exp(log_alpha)), problem, target, tolerance, max_steps)
+        return _by_weights(scale(network, jnp.exp(log_alpha)), problem, target, tolerance, max_steps, adjoint)
     target = jnp.asarray(-1e100 if log_loss is None else log_loss)
     return _by_dual(network, problem, found, log_alpha, target, tolerance, max_steps)
 
@@ -116,11 +118,17 @@ def _by_dual(
 
 
 def _by_weights(
-    network: NetworkT, problem: Classification, target: Scalar, tolerance: float | Scalar, max_steps: int
+    network: NetworkT,
+    problem: Classification,
+    target: Scalar,
+    tolerance: float | Scalar,
+    max_steps: int,
+    adjoint: diffrax.AbstractAdjoint,
 ) -> Solution[NetworkT]:
     def run(target: Scalar) -> Solution[NetworkT]:  # from the start: the clock cannot start where L < e^−700
         end_only = diffrax.SubSaveAt(t1=True)
-        return integrate(network, problem, ARC_LENGTH, LONGEST_ARC, Stop(target), 1e-8, max_steps, end_only)
+        stop = Stop(target)
+        return integrate(network, problem, ARC_LENGTH, LONGEST_ARC, stop, 1e-8, max_steps, end_only, adjoint=adjoint)
 
     runs = jax.lax.map(run, -((-target) ** jnp.array(_READINGS)))
     end = jax.tree.map(lambda v: v[-1], runs)

@@ -44,7 +44,7 @@ def limit(network: Network, problem: Problem) -> Prediction:
     if not isinstance(network, LinearTensorNetwork):
         raise ValueError(
             f"No theorem applies to {type(network).__name__}: all are about linear tensor networks, multilinear in "
-            "their weights. Use gflow.flow alone."
+            "their weights. Use gflow.flow or gflow.limit alone."
         )
     refusals = []
     for theorem in _candidates(network, problem):

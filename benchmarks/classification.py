@@ -4,21 +4,24 @@ Run as `python benchmarks/classification.py [FIGURE.png]`; about five minutes on
 Angles in radians; `s` is −log L.
 """
 
+import pathlib
 import sys
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.optimize import linprog
 
 import gflow
 import gflow.plot
-from gflow import finite_loss
-from gflow.dual_classification import direction_flow
+from gflow import measures
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests"))
+from truth import even, maximum_l1_margin
 
 jax.config.update("jax_enable_x64", True)
 np.set_printoptions(formatter={"float": "{:.1e}".format}, linewidth=150)
+EVERY_STEP = gflow.Steps(4096)
 
 
 def timed(f, *args):
@@ -30,16 +33,11 @@ def timed(f, *args):
     return result, compilation, time.perf_counter() - start
 
 
-def coefficients(networks):
-    return jax.vmap(lambda network: network.coefficients())(networks)
-
-
 def angles_at_decades(paths, expected, decades):
     """The angle at the first saved step beyond each decade of s."""
-    s, directions = jax.vmap(finite_loss.direction_curve)(paths)
-    angles = jax.vmap(finite_loss.angles, (0, None))(directions, jnp.asarray(expected))
-    first = jax.vmap(lambda row: jnp.stack([jnp.argmax(row >= decade) for decade in decades]))(s)
-    return np.take_along_axis(np.asarray(angles), np.asarray(first), axis=1)
+    angles = gflow.angle(paths.directions, jnp.asarray(expected))
+    first = jnp.stack([jnp.argmax(paths.decades >= decade, axis=-1) for decade in decades], axis=-1)
+    return np.take_along_axis(np.asarray(angles), np.asarray(first), axis=-1)
 
 
 def paper_data():
@@ -59,14 +57,20 @@ def paper_data():
         ):
 
             def run(alpha, z, L=L, make=make):
-                return gflow.flow(gflow.scale(make(z, L), alpha), problem, log_loss=-1e10, max_steps=1500)
+                return gflow.flow(
+                    gflow.scale(make(z, L), alpha),
+                    problem,
+                    save=EVERY_STEP,
+                    until=gflow.LogLoss(-1e10),
+                    method=gflow.Weights(max_steps=1500),
+                )
 
             paths, compilation, seconds = timed(jax.vmap(jax.vmap(run, (None, 0)), (0, None)), alphas, z)
             print(f"L={L} {name}: {seconds:.2f} s (+{compilation:.0f} s compilation)")
             for i, alpha in enumerate(alphas):
-                some = jax.tree.map(lambda v, i=i: v[i], paths)
+                some = paths[i]
                 steps = np.asarray(some.steps + some.rejected_steps)
-                residual = jax.vmap(lambda end: gflow.predict.singular_vector_residual(end, problem))(some.network)
+                residual = jax.vmap(lambda end: measures.singular_vector_residual(end, problem))(some.network)
                 print(
                     f"   alpha = {alpha:g}: converged {int(some.converged.sum())}/5, steps {steps.min()}..{steps.max()}"
                     f", Theorem 1 residual at most {float(residual.max()):.1e}"
@@ -78,8 +82,7 @@ def paper_data():
                     print("     ", curve.max(axis=0))
                     for j in np.flatnonzero(~falling):
                         print(f"      start {j}, which does not:", curve[j])
-                        path = jax.tree.map(lambda v, j=j: v[j], some)
-                        sign_changes(path, gflow.scale(make(z[j], L), alpha), problem, expected[name])
+                        sign_changes(some[j], gflow.scale(make(z[j], L), alpha), problem, expected[name])
 
 
 def sign_changes(path, start, problem, expected):
@@ -91,11 +94,11 @@ def sign_changes(path, start, problem, expected):
     s = -np.asarray(path.log_losses)
     rows = np.array([np.argmax(s >= wanted) for wanted in (3, 5, 10, 20, 30, 50, 100)])
     times = jnp.exp(path.log_times[rows])
-    plain = gflow.flow(start, problem, times=times, rtol=1e-11, max_steps=200_000)
-    dual = jax.jit(lambda decades: direction_flow(start, problem, decades, tolerance=1e-10))(jnp.log10(s[rows]))
+    plain = gflow.flow(start, problem, save=gflow.Times(times), method=gflow.Weights(rtol=1e-11, max_steps=200_000))
+    dual = gflow.flow(start, problem, save=gflow.Decades(jnp.log10(s[rows])), method=gflow.Dual(rtol=1e-10))
     print("         signed, at s =", s[rows].round())
-    print("         weights      ", signed(np.asarray(coefficients(path.networks))[rows]))
-    print("         in plain time", signed(np.asarray(coefficients(plain.networks))))
+    print("         weights      ", signed(np.asarray(path.coefficients)[rows]))
+    print("         in plain time", signed(np.asarray(plain.coefficients)))
     print("         dual         ", signed(np.asarray(dual.directions)))
 
 
@@ -105,44 +108,39 @@ def gaussian():
     return gflow.Classification(X, y)
 
 
-def maximum_l1_margin(problem):
-    A = np.asarray(problem.y[:, None] * problem.X)
-    n, d = A.shape
-    program = linprog(np.ones(2 * d), A_ub=-np.hstack([A, -A]), b_ub=-np.ones(n))
-    return program.x[:d] - program.x[d:]
-
-
 def far_end(problem, figure):
     print("\n2. Gaussian X, n = 20, d = 50, random labels: diagonal L = 2 in dual coordinates, alpha = 0.1")
     network = gflow.Diagonal((jnp.ones(50), jnp.zeros(50)))
-    expected = jnp.asarray(maximum_l1_margin(problem))
+    expected = maximum_l1_margin(problem.y[:, None] * problem.X)
     parts = (0.31, 4, 20), (4.2, 29, 20), (30, 290, 60), (300, 1000, 8)
     decades = jnp.concatenate([jnp.geomspace(*part) for part in parts])
 
     def follow(log_alpha, decades=decades, cap=1e4):
-        return direction_flow(network, problem, decades, log_alpha=log_alpha, cap=cap)
+        return gflow.flow(
+            network, problem, log_alpha=log_alpha, save=gflow.Decades(decades), method=gflow.Dual(cap=cap)
+        )
 
     curve, compilation, seconds = timed(follow, jnp.log(0.1))
-    angles = finite_loss.angle_curve(curve, expected)
+    angles = gflow.angle(curve.directions, expected)
     print(f"log L = -10^1000: {seconds:.2f} s (+{compilation:.0f} s compilation), {gflow.Status[curve.status]}")
     print(f"{int(curve.steps)} steps and {int(curve.rejected_steps)} rejected, both caps together; "
           f"angle to the maximum l1 margin at the end {float(angles[-1]):.1e}; correction of the cap "
           f"{float(curve.errors[-1]):.1e}")  # fmt: skip
     for wanted in (0.3, 0.1, 1e-2, 1e-3, 1e-4, 1e-5):
-        needed = finite_loss.decades_for_angle(decades, angles, wanted)
+        needed = measures.decades_for_angle(decades, angles, wanted)
         print(f"   within {wanted:g} rad from log10(-log L) = {needed:.1f}")
     print("   the cap: angle to the maximum l1 margin at log10(-log L) = 1000, and the correction reported")
     for cap in (1e3, 1e4, 1e5):
-        end = jax.jit(lambda a, cap=cap: follow(a, jnp.array([1000.0]), cap))(jnp.log(0.1))
-        angle = finite_loss.angle_curve(end, expected)[0]
+        end = follow(jnp.log(0.1), jnp.array([1000.0]), cap)
+        angle = gflow.angle(end.directions, expected)[0]
         print(f"   kappa = {cap:.0e}: {float(angle):.1e}, {float(end.errors[0]):.1e}")
 
     print("\n3. The same, alpha from 1e-6 to 10, 64 values in one batch, 108 losses each")
     alphas = jnp.logspace(-6, 1, 64)
     # map, not vmap: every lane then takes its own number of steps
     curves, compilation, seconds = timed(lambda logs: jax.lax.map(follow, logs), jnp.log(alphas))
-    every = jax.vmap(finite_loss.angle_curve, (0, None))(curves, expected)
-    needed = jax.vmap(finite_loss.decades_for_angle, (None, 0, None))(decades, every, 1e-2)
+    every = gflow.angle(curves.directions, expected)
+    needed = jax.vmap(measures.decades_for_angle, (None, 0, None))(decades, every, 1e-2)
     converged = int((curves.status == gflow.Status.converged).sum())
     print(
         f"{converged} of 64 converged; {seconds:.1f} s, {seconds / 64:.2f} s a lane (+{compilation:.0f} s compilation)"
@@ -151,7 +149,7 @@ def far_end(problem, figure):
           f"largest correction {float(jnp.nanmax(curves.errors)):.1e}")  # fmt: skip
     A = problem.y[:, None] * problem.X
     minimum = float(jnp.sum(jnp.abs(expected)) / jnp.min(A @ expected))
-    excess = jax.vmap(lambda rho: finite_loss.excess_norm(rho, A, 1.0, minimum))(curves.rho)
+    excess = jax.vmap(lambda rho: measures.excess_norm(rho, A, 1.0, minimum))(curves.directions)
     rows = [int(jnp.argmin(jnp.abs(decades - decade))) for decade in (1, 2, 4, 10, 30, 100, 300, 1000)]
     print("   log10(-log L) =", np.asarray(decades[jnp.array(rows)]))
     for i in range(0, 64, 9):
@@ -166,10 +164,13 @@ def fully_connected(problem):
     network = gflow.FullyConnected((jnp.zeros((50, 5)), jnp.zeros(5)))
     start = gflow.scale(gflow.initial.random_directions(jax.random.key(0), network), 0.1)
     expected = gflow.predict.maximum_margin(problem, 2).coefficients
-    path, compilation, seconds = timed(lambda s: gflow.flow(s, problem, log_loss=-1e8, max_steps=1500), start)
-    curve = angles_at_decades(jax.tree.map(lambda v: v[None], path), expected, np.arange(1, 9))
+    until, method = gflow.LogLoss(-1e8), gflow.Weights(max_steps=1500)
+    path, compilation, seconds = timed(
+        lambda s: gflow.flow(s, problem, save=EVERY_STEP, until=until, method=method), start
+    )
+    curve = angles_at_decades(path, expected, np.arange(1, 9))
     print(f"{gflow.Status[path.status]}; {int(path.steps)} steps, {seconds:.1f} s (+{compilation:.0f} s compilation)")
-    print("   angle to the maximum l2 margin at s = 1e1 ... 1e8:", curve[0])
+    print("   angle to the maximum l2 margin at s = 1e1 ... 1e8:", curve)
 
 
 def kkt(problem):
@@ -180,10 +181,6 @@ def kkt(problem):
         network = gflow.Diagonal((jnp.ones(50),) * (L - 1) + (jnp.zeros(50),))
         kkt_of_dual(f"diagonal L={L}", network, problem, decades)
     rng = np.random.default_rng(3)
-
-    def even(x):
-        return (x + np.roll(x[..., ::-1], 1, axis=-1)) / 2
-
     mirrored = gflow.Classification(even(rng.standard_normal((10, 32))), rng.choice([-1.0, 1.0], 10))
     filters = tuple(even(rng.standard_normal(32)) for _ in range(2))
     kkt_of_dual("even full convolution L=2, n=10, d=32", gflow.Convolutional(filters), mirrored, decades)
@@ -199,11 +196,11 @@ def convolution_kkt(n, d, alpha):
     S = d**0.5 * gflow.predict.dft(d)
     A = jnp.asarray(problem.y[:, None] * (problem.X @ S.T))
     start = gflow.scale(gflow.initial.convolutional(jnp.asarray(rng.standard_normal(d))), alpha)
-    path, _, seconds = timed(lambda s: gflow.flow(s, problem, log_loss=-1e10), start)
+    path, _, seconds = timed(lambda s: gflow.flow(s, problem, save=EVERY_STEP, until=gflow.LogLoss(-1e10)), start)
 
     def residual(network):
         rho = jnp.asarray(S.conj()) @ network.coefficients() / d
-        return finite_loss.kkt_residual(rho, finite_loss.multipliers(network, problem), A, 2)
+        return measures.kkt_residual(rho, measures.multipliers(network, problem), A, 2)
 
     s = -np.asarray(path.log_losses)
     # Beyond 1e8 the ties of margins in float64 no longer tell the multipliers to two digits.
@@ -216,9 +213,10 @@ def convolution_kkt(n, d, alpha):
 
 
 def kkt_of_dual(name, network, problem, decades):
-    curve = jax.jit(lambda log_alpha: direction_flow(network, problem, decades, log_alpha=log_alpha))(jnp.log(0.1))
-    A = problem.y[:, None] * gflow.decomposition.decompose(network, problem).Z
-    residuals = jax.vmap(lambda r, q: finite_loss.kkt_residual(r, q, A, network.depth))(curve.rho, curve.multipliers)
+    form = gflow.orthogonal_form(network, problem)
+    curve = gflow.flow(form, problem, log_alpha=jnp.log(0.1), save=gflow.Decades(decades))
+    A, rho = problem.y[:, None] * form.modes().inputs(problem.X), jax.vmap(lambda n: n.modes().rho())(curve.networks)
+    residuals = jax.vmap(lambda r, q: measures.kkt_residual(r, q, A, network.depth))(rho, curve.multipliers)
     print(f"   {name}: {np.asarray(residuals)} {gflow.Status[curve.status]}")
 
 
@@ -241,11 +239,16 @@ def agreement():
 
 def agree(name, problem, start):
     print(f"   {name}")
-    path = jax.jit(lambda s: gflow.flow(s, problem, log_loss=-15.0, rtol=1e-10))(start)
-    plain = gflow.flow(start, problem, times=jnp.exp(path.log_time)[None], rtol=1e-12, max_steps=100_000)
+    path = gflow.flow(start, problem, until=gflow.LogLoss(-15.0), method=gflow.Weights(rtol=1e-10))
+    plain = gflow.flow(
+        start,
+        problem,
+        save=gflow.Times(jnp.exp(path.log_time)[None]),
+        method=gflow.Weights(rtol=1e-12, max_steps=100_000),
+    )
     print(f"      log L at log t = {float(path.log_time):.6f}: {float(path.log_loss):.10f} in the arc-length clock, "
           f"{float(plain.log_loss):.10f} in the time clock")  # fmt: skip
-    far = jax.jit(lambda s: gflow.flow(s, problem, log_loss=-1e10))(start)
+    far = gflow.flow(start, problem, save=EVERY_STEP, until=gflow.LogLoss(-1e10))
     margins = np.asarray(jax.vmap(lambda n: gflow.invariants.smoothed_margin(n, problem))(far.networks))
     small = np.asarray(far.log_losses) < 0
     print(f"      to log L = {float(far.log_loss):.1e} in {int(far.steps + far.rejected_steps)} steps: largest "
@@ -253,10 +256,10 @@ def agree(name, problem, start):
           f"{max(0.0, -np.min(np.diff(margins[small]) / margins[small][1:])):.1e}")  # fmt: skip
     import optax
 
-    flow_end = gflow.flow(start, problem, times=jnp.array([100.0])).network.coefficients()
+    flow_end = gflow.flow(start, problem, save=gflow.Times([100.0])).end.coefficients
     for size in (1e-2, 1e-3, 1e-4):
         steps = jnp.array([round(100 / size)])
-        descent = gflow.descend(start, problem, optax.sgd(size), steps=steps).network.coefficients()
+        descent = gflow.descend(start, problem, optax.sgd(size), steps=steps).end.coefficients
         distance = float(jnp.linalg.norm(descent - flow_end))
         print(f"      descent, step {size:g}, at t = 100: distance to the flow {distance:.1e}")
 
@@ -268,7 +271,7 @@ def draw(figure, curves, expected, alphas):
     with matplotlib.rc_context(gflow.plot.FONT):
         page = Figure(figsize=(7.4, 3.1), layout="constrained")
         left, right = page.subplots(1, 2, width_ratios=(1.25, 1))
-        some = jax.tree.map(lambda v: v[::9], curves)  # one a decade of alpha
+        some = curves[::9]  # one a decade of alpha
         gflow.plot.angle_against_loss(left, some, expected, alphas[::9], angle=0.01)
         left.set_xlim(2, 1000)
         gflow.plot.loss_for_angle(right, curves, expected, alphas)

@@ -24,9 +24,9 @@ from scipy.integrate import solve_ivp
 from scipy.optimize import linprog
 
 import gflow
-from gflow.clocks import LAST_LOG_TIME, TIME
-from gflow.flow import Stop, integrate
-from gflow.limit import _limit_of_weights
+from gflow.dual.coordinates import Coordinates
+from gflow.dual.decoupled import decoupled
+from gflow.dual.newton import newton
 
 jax.config.update("jax_enable_x64", True)
 
@@ -54,6 +54,12 @@ def compiled(function, *arguments, repeats=2):
         result = jax.block_until_ready(run(*arguments))
         times.append(time.perf_counter() - start)
     return result, min(times), compilation
+
+
+def dual_end(network, log_alpha):
+    """The dual limit with its angles and ν, from which the reference starts."""
+    found = decoupled(network, problem)
+    return newton(Coordinates.of(found.eta, log_alpha), found.Z, problem.y)
 
 
 def exact(alphas, end, L=2):
@@ -137,9 +143,9 @@ def cvxpy_limit(alpha):
 
 def path_end(log_alpha, rtol):
     """The dual path saved at LOG_TIMES: at its last entries the residual is below RESIDUAL."""
-    path = gflow.dual.flow(network, problem, LOG_TIMES, log_alpha=log_alpha, rtol=rtol)
-    betas = jax.vmap(gflow.Diagonal.coefficients)(path.networks)
-    return path.network.coefficients(), jnp.exp(path.log_loss / 2), betas
+    save, method = gflow.LogTimes(LOG_TIMES), gflow.Dual(rtol=rtol)
+    path = gflow.flow(network, problem, log_alpha=log_alpha, save=save, method=method)
+    return path.end.coefficients, jnp.exp(path.log_loss / 2), path.coefficients
 
 
 LOG_TIMES = jnp.linspace(-2.0, 20.0, 45)
@@ -157,14 +163,14 @@ def main():
 
 def rivals():
     log_alphas = jnp.log(jnp.asarray(alphas))
-    proofs = jax.jit(jax.vmap(lambda a: gflow.dual.certificate(network, problem, log_alpha=a)))(log_alphas)
-    print(f"gflow.limit of 57 scales: {int(proofs.iterations.min())} to {int(proofs.iterations.max())} iterations, "
-          f"{int(proofs.converged.sum())} converged, largest duality gap {float(proofs.gap.max()):.1e}")  # fmt: skip
-    some = {i: exact([alphas[i]], jax.tree.map(lambda v, i=i: v[i], proofs)) for i in (0, 28, 56)}
+    proofs = jax.vmap(lambda a: gflow.limit(network, problem, log_alpha=a))(log_alphas)
+    print(f"gflow.limit of 57 scales: {int(proofs.steps.min())} to {int(proofs.steps.max())} iterations, "
+          f"{proofs.counts()}, largest duality gap {float(proofs.certificate.gap.max()):.1e}")  # fmt: skip
+    some = {i: exact([alphas[i]], dual_end(network, log_alphas[i])) for i in (0, 28, 56)}
     heads = f"{'seconds':>10s}{'compile':>9s}{'error':>10s}{'/ (A)':>8s}{'/ (B)':>8s}"
     print(f"\n{'57 limits':52s}{heads}")
     ends, t_limit, compilation = compiled(
-        jax.vmap(lambda a: gflow.limit(network, problem, log_alpha=a).network.coefficients()), log_alphas
+        jax.vmap(lambda a: gflow.limit(network, problem, log_alpha=a).coefficients), log_alphas
     )
     reference = np.asarray(ends)
     paths = [  # lane after lane: under vmap all would wait for the slowest at every step
@@ -183,7 +189,7 @@ def rivals():
     row("(A) gflow.limit (error at 3 of 57, many digits)", t_limit, compilation, reference[chosen], some.values())
     finest = paths[-1][0][2]
     for rtol, ((ends, residuals, betas), seconds, compilation) in zip((1e-4, 1e-6, 1e-8), paths, strict=True):
-        row(f"(B) gflow.dual.flow, rtol {rtol:.0e}", seconds, compilation, ends, reference)
+        row(f"(B) gflow.flow in dual coordinates, rtol {rtol:.0e}", seconds, compilation, ends, reference)
         lag = float(jnp.max(jnp.linalg.norm(betas - finest, axis=-1)) / jnp.linalg.norm(signal))
         print(f"{'':8s}residual {float(residuals.max()):.0e}; on the way at most {lag:.0e} from the path at 1e-8")
     start = time.perf_counter()
@@ -225,7 +231,7 @@ def kvaerno_end(alpha):
 def deeper():
     print("\ndeeper networks: error of ρ against many digits")
     for L in (3, 4, 5):
-        solve = jax.jit(lambda a, L=L: gflow.dual.certificate(last_layer_zero(L), problem, log_alpha=a))
+        solve = jax.jit(lambda a, L=L: dual_end(last_layer_zero(L), a))
         first = solve(jnp.log(1e-2))
         for alpha in (1e-2, 1e-6):
             end, seconds = timed(solve, jnp.log(alpha))
@@ -242,16 +248,16 @@ def last_layer_zero(L):
 def smallest_scale():
     program = linprog(np.ones(2 * d), A_eq=np.hstack([X, -X]), b_eq=y, method="highs").x
     for L in (2, 3):
-        end = jax.jit(lambda L=L: gflow.limit(last_layer_zero(L), problem, log_alpha=-1000 * np.log(10.0)))()
+        end = gflow.limit(last_layer_zero(L), problem, log_alpha=-1000 * np.log(10.0))
         print(f"α = 10^-1000, L = {L}: distance to the least ℓ1 norm "
-              f"{distance(end.network.coefficients(), program[:d] - program[d:]):.1e}, "
+              f"{distance(end.coefficients, program[:d] - program[d:]):.1e}, "
               f"converged {bool(end.converged)}, {int(end.steps)} iterations")  # fmt: skip
 
 
 def gradients():
     def total(log_alpha, y):
         end = gflow.limit(network, gflow.Regression(problem.X, y), log_alpha=log_alpha)
-        return jnp.sum(end.network.coefficients() ** 2)
+        return jnp.sum(end.coefficients**2)
 
     a, h = jnp.log(0.1), 1e-5  # so small, since what y is cannot fit without new entries bends the limit at 1e-2
     towards = jnp.asarray(np.random.default_rng(2).normal(size=n))
@@ -272,11 +278,10 @@ def random_initialisations():
 
         def both(v, L=L):
             start = gflow.Diagonal(tuple(v[k] for k in range(L)))
-            return gflow.limit(start, data), _limit_of_weights(start, data, 1e-9, 16384)
+            return gflow.limit(start, data), gflow.limit(start, data, method=gflow.Weights())
 
-        dual, integrated = jax.jit(jax.vmap(both))(weights)
-        ends = [jax.vmap(gflow.Diagonal.coefficients)(run.network) for run in (dual, integrated)]
-        print(f"L = {L}: {max(map(distance, *map(np.asarray, ends))):.1e}, converged "
+        dual, integrated = jax.vmap(both)(weights)
+        print(f"L = {L}: {max(map(distance, dual.coefficients, np.asarray(integrated.coefficients))):.1e}, converged "
               f"{int(dual.converged.sum())} and {int(integrated.converged.sum())} of 5")  # fmt: skip
 
 
@@ -294,9 +299,8 @@ def fully_connected():
         start = gflow.FullyConnected(tuple(jnp.asarray(generator.normal(size=s) / np.sqrt(20)) for s in shapes))
 
         def whole(alpha, rtol, residual, start=start):
-            stop = Stop(2 * jnp.log(residual * size) - np.log(2))
-            return integrate(gflow.scale(start, alpha), data, TIME, LAST_LOG_TIME, stop, rtol, 16384,
-                             diffrax.SubSaveAt(t1=True))  # fmt: skip
+            until, method = gflow.LogLoss(2 * jnp.log(residual * size) - np.log(2)), gflow.Weights(rtol=rtol)
+            return gflow.flow(gflow.scale(start, alpha), data, save=gflow.Steps(2), until=until, method=method).end
 
         limit = jax.jit(lambda a, start=start: gflow.limit(gflow.scale(start, a), data, tolerance=1e-8))
         whole = jax.jit(whole)
@@ -306,14 +310,14 @@ def fully_connected():
             end, t_end = timed(limit, alpha)
             steps = int(end.steps + end.rejected_steps)
             print(f"L = {L}, α = {alpha:.0e}: {steps} steps, {1e3 * t_end:.1f} ms, error "
-                  f"{distance(end.network.coefficients(), expected):.0e}, estimate {float(end.error):.0e}, "
+                  f"{distance(end.coefficients, expected):.0e}, estimate {float(end.error):.0e}, "
                   f"converged {bool(end.converged)}; share of")  # fmt: skip
             for rtol, residual in ((1e-9, 1e-12), (1e-12, 1e-12), (1e-9, 1e-9)):
                 run, seconds = timed(whole, alpha, rtol, residual)
                 count = int(run.steps + run.rejected_steps)
                 print(f"    rtol {rtol:.0e} to {residual:.0e}: {steps / count:.3f} of {count} steps, "
                       f"{t_end / seconds:.3f} of {1e3 * seconds:.1f} ms, error "
-                      f"{distance(run.network.coefficients(), expected):.0e}, "
+                      f"{distance(run.coefficients, expected):.0e}, "
                       f"converged {bool(run.converged)}")  # fmt: skip
             for method in ("DOP853", "LSODA"):
                 found, seconds = scipy_weights(weights, data, method, 1e-10, 1e-9)
@@ -372,11 +376,11 @@ def many():
     data = gflow.Regression(jnp.asarray(big), jnp.asarray(big[:, :5].sum(axis=1)))
     del big
     wide = gflow.Diagonal((jnp.ones(10**6), jnp.zeros(10**6)))
-    solve = jax.jit(lambda wide, p, a: gflow.dual.certificate(wide, p, log_alpha=a))  # XLA would sort constants
     start = time.perf_counter()
-    end = jax.block_until_ready(solve(wide, data, jnp.log(1e-3)))
+    end = jax.block_until_ready(gflow.limit(wide, data, log_alpha=jnp.log(1e-3)))
     print(f"\nd = 10^6, n = 100, alpha = 1e-3: {time.perf_counter() - start:.1f} s with compilation, "
-          f"{int(end.iterations)} iterations, converged {bool(end.converged)}, residual {float(end.residual):.1e}, "
+          f"{int(end.steps)} iterations, converged {bool(end.converged)}, "
+          f"residual {float(end.certificate.residual):.1e}, "
           f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")  # fmt: skip
 
 

@@ -34,8 +34,7 @@ def signals(count):
 def recover(log_eta, signal):
     eta = jnp.exp(log_eta)
     network = gflow.Diagonal((eta, eta, jnp.zeros(d)))
-    end = gflow.limit(network, gflow.Regression(X, X @ signal), log_alpha=LOG_ALPHA)
-    return end.network.coefficients()
+    return gflow.limit(network, gflow.Regression(X, X @ signal), log_alpha=LOG_ALPHA).coefficients
 
 
 def errors(log_eta, batch):

@@ -25,8 +25,8 @@ def normal(*shape):
 
 def states(network, problem):
     """The networks on the flow's path where the log-loss first passes each stop that it reaches."""
-    begun = time.perf_counter()
-    path = gflow.flow(network, problem, log_loss=STOPS[-1], max_steps=6000)
+    begun, until, method = time.perf_counter(), gflow.LogLoss(STOPS[-1]), gflow.Weights(max_steps=6000)
+    path = gflow.flow(network, problem, save=gflow.Steps(8192), until=until, method=method)  # every step
     path.log_loss.block_until_ready()
     at = [int(np.argmax(np.asarray(path.log_losses) <= stop)) for stop in STOPS if path.log_loss <= stop]
     found = [jax.tree.map(lambda v, i=i: v[i], path.networks) for i in at]
@@ -46,7 +46,7 @@ def report(title, cases):
     for name, (network, problem) in cases.items():
         expected = gflow.predict.limit(network, problem)
         found, path, seconds = states(network, problem)
-        angles = [gflow.angle(np.asarray(n.coefficients()), expected.coefficients) for n in found]
+        angles = [gflow.angle(n.coefficients(), expected.coefficients) for n in found]
         row(f"{name}: {expected.theorem}", angles, path, seconds)
         witnesses.append((name, found, problem))
 
@@ -109,7 +109,7 @@ def three_layers():
         row(name, [gflow.predict.stationarity(n, problem).residual for n in found], path, seconds)
         witnesses.append((f"{name} L=3", found, problem))
         points = gflow.predict.stationary_points(network, problem)
-        angles = [gflow.angle(np.asarray(found[-1].coefficients()), p.coefficients) for p in points]
+        angles = [gflow.angle(found[-1].coefficients(), p.coefficients) for p in points]
         nearest = int(np.argmin(angles))
         worst = max(p.residual for p in points)
         print(f"    the search found {len(points)} stationary points, KKT residuals at most {worst:.0e}; the end is")
@@ -120,7 +120,7 @@ def theorem_1():
     print(f"\nTheorem 1\n  {'singular-vector residual at':34s} " + " ".join(f"{s:9.0e}" for s in STOPS)
           + "   and 1 − alignment at the last")  # fmt: skip
     for name, found, problem in witnesses:
-        values = [float(gflow.predict.singular_vector_residual(n, problem)) for n in found]
+        values = [float(gflow.measures.singular_vector_residual(n, problem)) for n in found]
         off = 1 - float(gflow.invariants.alignment(found[-1], problem))
         print(f"  {name:34s} " + " ".join(f"{v:9.1e}" for v in values) + f"   {off:.0e}", flush=True)
 

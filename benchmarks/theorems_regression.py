@@ -6,6 +6,7 @@ The integrator of the tables on Theorem 5 is SciPy's LSODA on all weights, which
 flow or predictions.
 """
 
+import pathlib
 import sys
 import time
 
@@ -17,16 +18,15 @@ from scipy.integrate import solve_ivp
 import gflow
 from gflow.predict import orthogonal
 
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests"))
+from truth import distance, even
+
 jax.config.update("jax_enable_x64", True)
 rng = np.random.default_rng(0)
 
 
 def normal(*shape):
     return jnp.asarray(rng.normal(size=shape))
-
-
-def distance(beta, expected):
-    return float(np.linalg.norm(np.asarray(beta) - expected) / np.linalg.norm(expected))
 
 
 @jax.jit
@@ -60,10 +60,6 @@ def integrated(network, problem, rtol=1e-12):
     )  # fmt: skip
     assert run.status == 1, run.message
     return gflow.with_weights(network, unravel(jnp.asarray(run.y[:, -1]))).coefficients()
-
-
-def even(X):
-    return (X + jnp.roll(X[:, ::-1], 1, axis=1)) / 2
 
 
 def instances(L):
@@ -144,7 +140,7 @@ def sensing():
             start = gflow.scale(network, alpha)
             beta = integrated(start, problem)
             theory = gflow.predict.orthogonal_limit(start, problem).coefficients
-            S = np.asarray(gflow.decomposition.real_modes(start, problem).S)
+            S = np.asarray(gflow.orthogonal_form(start, problem).modes().matrix())
             outside = np.asarray(beta) - S.T @ (S @ np.asarray(beta))
             print(f"  L = {L}, α = {alpha:5g}: {np.linalg.norm(outside) / np.linalg.norm(beta):.1e} "
                   f"{distance(beta, theory):.1e}", flush=True)  # fmt: skip
@@ -159,12 +155,10 @@ def theorem_6():
     cases["multilinear 4, 7"] = gflow.Multilinear((normal(4), normal(7)), normal(d, 4, 7))
     problem = gflow.Regression(normal(1, d), normal(1))
     for name, network in cases.items():
-        ends = jax.jit(jax.vmap(lambda a, n=network: gflow.limit(gflow.scale(n, a), problem, tolerance=1e-10)))
-        found = ends(scales := jnp.array([0.1, 1.0]))
+        scales = jnp.array([0.1, 1.0])
+        found = jax.vmap(lambda a, n=network: gflow.limit(gflow.scale(n, a), problem, tolerance=1e-10))(scales)
         expected = [gflow.predict.two_layer_limit(gflow.scale(network, a), problem).coefficients for a in scales]
-        errors = [
-            distance(b, e) for b, e in zip(jax.vmap(lambda n: n.coefficients())(found.network), expected, strict=True)
-        ]
+        errors = list(map(distance, found.coefficients, expected))
         print(f"  {name:26s} {errors[0]:.1e} {errors[1]:.1e}  all converged: {bool(found.converged.all())}", flush=True)
 
 
@@ -180,17 +174,15 @@ def dominated(L, d):
 
 def theorem_7():
     print("\nTheorem 7: relative distance of the limit to the minimum ℓ2 norm solution, and its power of α")
-    d, n, scales = 6, 3, jnp.logspace(0, -3, 7)
+    d, n, scales, method = 6, 3, jnp.logspace(0, -3, 7), gflow.Weights(max_steps=100_000)
     problem = gflow.Regression(normal(n, d), normal(n))
     print("  L | " + " ".join(f"α={a:7.1e}" for a in scales) + " | power from the last two decades | converged")
     for L in (2, 3, 4):
         network = dominated(L, d)
         expected = gflow.predict.limit(network, problem)
         assert all(h.holds for h in expected.hypotheses)
-        run = jax.jit(jax.vmap(lambda a, net=network: gflow.limit(gflow.scale(net, a), problem, max_steps=100_000)))
-        found = run(scales)
-        betas = jax.vmap(lambda net: net.coefficients())(found.network)
-        distances = np.array([distance(b, expected.coefficients) for b in betas])
+        found = jax.vmap(lambda a, n=network: gflow.limit(gflow.scale(n, a), problem, method=method))(scales)
+        distances = np.asarray(gflow.measures.distance(found.coefficients, expected.coefficients))
         power = np.polyfit(np.log(scales[2:]), np.log(distances[2:]), 1)[0]
         columns = " ".join(f"{r:9.2e}" for r in distances)
         print(f"  {L} | {columns} | {power:.3f} | {np.asarray(found.converged)}", flush=True)
@@ -215,7 +207,8 @@ def certificates():
     for name, network in cases.items():
         rows = 1 if "n=1" in name else n
         problem = gflow.Regression(X[:rows], y[:rows])
-        path = gflow.flow(network, problem, times=jnp.concatenate([jnp.zeros(1), jnp.logspace(-3, 2, 60)]), rtol=1e-12)
+        save = gflow.Times(jnp.concatenate([jnp.zeros(1), jnp.logspace(-3, 2, 60)]))
+        path = gflow.flow(network, problem, save=save, method=gflow.Weights(rtol=1e-12))
         drift = max(float(v) for v in gflow.invariants.drift(path.networks, problem).values())
         slack = gflow.invariants.regression_bound(network, problem, jnp.exp(path.log_times)) - path.log_losses
         above = path.log_losses > path.log_losses[0] - 41  # a residual of 1e-9; below, it is the integration's error

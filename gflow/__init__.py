@@ -13,15 +13,23 @@ end      = gflow.limit(start, problem)                                      # wh
 expected = gflow.predict.limit(start, problem)                              # what the theory says, and which theorem
 print(gflow.compare(end, expected))
 scales   = jnp.logspace(-6, 2, 100)
-ends     = jax.jit(jax.vmap(lambda a: gflow.limit(gflow.scale(network, a), problem).network.coefficients()))(scales)
+ends     = jax.vmap(lambda a: gflow.limit(gflow.scale(network, a), problem).network.coefficients())(scales)
 ```
 
-Five nouns (Network, Problem, Solution, Prediction, Comparison) and six verbs (flow, limit, descend,
-predict, compare, and `jax.vmap` for sweeps). The names below are in reading order.
+Nouns (Network, Problem, Solution, Path, Prediction, Comparison) and verbs (flow, limit, descend, predict,
+compare, and `jax.vmap` for sweeps). The names below are in reading order.
 """
 
 # isort: skip_file
+import importlib as _importlib
+from importlib.metadata import version as _version
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
+from ._checks import as_weights as as_weights
 from .networks import Network as Network
+from .networks import LinearNetwork as LinearNetwork
+from .networks import LinearTensorNetwork as LinearTensorNetwork
+from .networks import Modes as Modes
 from .networks import Diagonal as Diagonal
 from .networks import Convolutional as Convolutional
 from .networks import FullyConnected as FullyConnected
@@ -30,31 +38,53 @@ from .networks import Orthogonal as Orthogonal
 from .networks import sparsifying as sparsifying
 from .networks import Multilinear as Multilinear
 from .networks import DifferenceOfPowers as DifferenceOfPowers
-from .networks import LinearTensorNetwork as LinearTensorNetwork
-from .nonlinear import Nonlinear as Nonlinear
+from .networks import Nonlinear as Nonlinear
 from .networks import scale as scale
 from .networks import with_weights as with_weights
+from .networks import initial as initial
 from .problems import Problem as Problem
 from .problems import Regression as Regression
+from .problems import RegressionLoss as RegressionLoss
+from .problems import squares as squares
 from .problems import Classification as Classification
+from .problems import ClassificationLoss as ClassificationLoss
 from .problems import exponential as exponential
 from .problems import logistic as logistic
-from . import initial as initial
-from . import decomposition as decomposition
-from . import potential as potential
+from ._forms import orthogonal_form as orthogonal_form
+from .records import Status as Status
+from .records import Route as Route
+from .records import Certificate as Certificate
+from .records import Solution as Solution
+from .records import Path as Path
+from .records import explain as explain
+from . import measures as measures
+from .measures import angle as angle
 from . import invariants as invariants
-from .flow import flow as flow
-from .flow import Solution as Solution
-from .flow import Status as Status
-from . import dual as dual
-from .dual_classification import direction_flow as direction_flow
-from .dual_classification import DirectionPath as DirectionPath
-from . import finite_loss as finite_loss
-from .limit import limit as limit
-from .limit_direction import limit_direction as limit_direction
-from .descent import descend as descend
-from .descent import Descent as Descent
+from . import potential as potential
+from .methods import Auto as Auto
+from .methods import Weights as Weights
+from .methods import Dual as Dual
+from .methods import Steps as Steps
+from .methods import Times as Times
+from .methods import LogTimes as LogTimes
+from .methods import Decades as Decades
+from .flows.stopping import LogLoss as LogLoss
+from .flows.stopping import LogTime as LogTime
+from .flows.stopping import Turning as Turning
+from ._flow import flow as flow
+from ._limit import limit as limit
+from ._descend import descend as descend
 from . import predict as predict
-from .compare import compare as compare
-from .compare import angle as angle
-from .compare import Comparison as Comparison
+from ._compare import compare as compare
+from ._compare import Comparison as Comparison
+
+if _TYPE_CHECKING:
+    from . import plot as plot
+
+__version__ = _version("gflow")
+
+
+def __getattr__(name: str) -> object:
+    if name == "plot":  # matplotlib's users ask for it; everybody else need not wait for it
+        return _importlib.import_module(".plot", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,11 +1,9 @@
-"""The command line.
-
-Imports everything, late: `gflow --help` answers at once.
-"""
+"""The command line."""
 
 import csv
 import io
 import json
+import math
 import os
 import sys
 import tempfile
@@ -45,15 +43,22 @@ def reproduce(out: Path) -> None:
     from tqdm import tqdm
 
     from . import plot
-    from . import reproduce as section_6
+    from .experiments import section_6
 
     _writable(out)
     batches = [(task, name) for task in section_6.tasks() for name in section_6.NETWORKS]
     runs = []
-    with tqdm(batches, unit="batch of 12 runs") as progress:
-        for task, name in progress:
-            progress.set_description(f"{task.name}, {name}")
-            runs += section_6.experiment(task, name)
+    try:
+        with tqdm(batches, unit="batch of 12 runs") as progress:
+            for task, name in progress:
+                progress.set_description(f"{task.name}, {name}")
+                runs += section_6.experiment(task, name)
+                _write_tables(out, [run.row() for run in runs])  # so that an interrupt loses no batch that is done
+    except KeyboardInterrupt:
+        raise click.ClickException(
+            f"Interrupted. The {len(runs)} runs that were done are in {out}{os.sep}runs.csv and runs.json; run the "
+            "command again for all of them."
+        ) from None
     rows = [run.row() for run in runs]
     figures = {
         "figure_1": plot.section_6_figure(runs, [("regression", 0.01), ("regression", 1.0)], columns=2),
@@ -64,8 +69,6 @@ def reproduce(out: Path) -> None:
     for name, figure in figures.items():
         for kind in ("png", "pdf"):
             write(out / f"{name}.{kind}", _image(figure, kind))
-    write(out / "runs.csv", _csv(rows))
-    write(out / "runs.json", json.dumps(rows, indent=1).encode())
     click.echo(_table(rows))
     click.echo(f"Figures and tables are in {out}{os.sep}")
     click.echo(section_6.verdict(runs))
@@ -81,6 +84,11 @@ def _writable(out: Path) -> None:
         raise click.ClickException(
             f"Cannot write to {out}: {error.strerror}. Pass another folder with --out."
         ) from error
+
+
+def _write_tables(out: Path, rows: list[dict[str, Any]]) -> None:
+    write(out / "runs.csv", _csv(rows))
+    write(out / "runs.json", _json(rows))
 
 
 def write(path: Path, content: bytes) -> None:
@@ -99,6 +107,16 @@ def _image(figure: "Figure", kind: str) -> bytes:
     return buffer.getvalue()
 
 
+def _json(rows: list[dict[str, Any]]) -> bytes:
+    """JSON has no infinities and no NaN: they become null."""
+
+    def value(v: Any) -> Any:
+        return None if isinstance(v, float) and not math.isfinite(v) else v
+
+    table = [{name: value(v) for name, v in row.items()} for row in rows]
+    return json.dumps(table, indent=1, allow_nan=False).encode()
+
+
 def _csv(rows: list[dict[str, Any]]) -> bytes:
     buffer = io.StringIO()
     table = csv.DictWriter(buffer, fieldnames=list(rows[0]))
@@ -115,7 +133,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
     head = (
         f"{'network':15} {'α':>4} {'z':>1} {'descent ends at':>21} {'flow ends at':>21} "
-        f"{'flow err':>8} {'desc err':>8} {'apart':>8} {'log-loss':>8}  flow"
+        f"{'flow err':>8} {'desc err':>8} {'apart':>8} {'desc log':>8} {'flow log':>10}  flow"
     )
     lines = []
     for task, error in (
@@ -127,7 +145,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
             f"{row['network']:15} {row['alpha']:4g} {row['direction']:1d} "
             f"{pair(row, 'descent_end')} {pair(row, 'flow_end')} "
             f"{row['flow_error']:8.1e} {row['descent_error']:8.1e} {row['descent_to_flow']:8.1e} "
-            f"{row['descent_log_loss']:8.2f}  {row['flow_status'].split(':')[0]}"
+            f"{row['descent_log_loss']:8.2f} {row['flow_log_loss']:10.4g}  {row['flow_status']}"
             for row in rows
             if row["task"] == task
         ]

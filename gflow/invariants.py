@@ -1,7 +1,5 @@
 """What the flow conserves, how fast its loss must fall, and how it aligns.
 
-Imports networks, problems, decomposition.
-
 Each function is about one network; batch over a path with `jax.vmap`, for instance over `path.networks`.
 """
 
@@ -9,21 +7,19 @@ from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, Inexact, Scalar
+from jaxtyping import Array, Float, Scalar
 
-from .decomposition import modes
-from .networks import FullyConnected, LinearTensorNetwork, MatrixProduct, Network, with_weights
+from .networks import LinearTensorNetwork, Network, with_weights
 from .problems import Classification, Problem, Regression
 
 
-def conserved(network: LinearTensorNetwork, problem: Problem) -> dict[str, Array]:
+def conserved(network: Network, problem: Problem) -> dict[str, Array]:
     """The quantities that stay constant along the flow of `network` on `problem`, by name.
 
     - "norms": ‖v_l‖² − ‖v_L‖², any linear tensor network.
-    - "balance" (one entry a pair of layers): W_lᵀW_l − W_{l+1}W_{l+1}ᵀ, fully-connected and matrix products.
-    - "modes": |[U_lᵀv_l]_j|² − |[U_Lᵀv_L]_j|², networks that satisfy Assumption 1.
-    - "outside row(X)": W_1 without its part in the row space of X, fully-connected networks.
+    - "balance" (one entry a pair of layers): W_lᵀW_l − W_{l+1}W_{l+1}ᵀ, networks with `layers`.
+    - "modes": |[U_lᵀv_l]_j|² − |[U_Lᵀv_L]_j|², networks with `modes`.
+    - "outside row(X)": W_1 without its part in the row space of X, networks with `layers` and one output.
 
     ```python
     jax.vmap(lambda n: gflow.invariants.conserved(n, problem))(path.networks)
@@ -31,23 +27,24 @@ def conserved(network: LinearTensorNetwork, problem: Problem) -> dict[str, Array
 
     Yun et al. 2021, appendices C.1, D.1 and H.
     """
-    squares = jnp.stack([jnp.sum(v**2) for v in network.weights])
-    found = {"norms": squares[:-1] - squares[-1]}
-    if isinstance(network, FullyConnected | MatrixProduct):
-        matrices = [W if W.ndim == 2 else W[:, None] for W in network.weights]
-        for layer, (W, V) in enumerate(pairwise(matrices)):
-            found[f"balance {layer}"] = W.T @ W - V @ V.T
-    decomposed = modes(network)
+    found = {}
+    if isinstance(network, LinearTensorNetwork):
+        squares = jnp.stack([jnp.sum(v**2) for v in network.weights])
+        found["norms"] = squares[:-1] - squares[-1]
+    layers = network.layers() or ()
+    for layer, (W, V) in enumerate(pairwise(layers)):
+        found[f"balance {layer}"] = W.T @ W - V @ V.T
+    decomposed = network.modes()
     if decomposed is not None:
         moduli = jnp.stack([jnp.abs(e) ** 2 for e in decomposed.eta])
         found["modes"] = moduli[:-1] - moduli[-1]
-    if isinstance(network, FullyConnected) and len(network.weights) > 1:
+    if len(layers) > 1 and layers[-1].shape[1] == 1:
         basis, _ = jnp.linalg.qr(problem.X.T)
-        found["outside row(X)"] = network.weights[0] - basis @ (basis.T @ network.weights[0])
+        found["outside row(X)"] = layers[0] - basis @ (basis.T @ layers[0])
     return found
 
 
-def drift(networks: LinearTensorNetwork, problem: Problem) -> dict[str, Scalar]:
+def drift(networks: Network, problem: Problem) -> dict[str, Scalar]:
     """How far the conserved quantities move along a path, a free certificate of the integration's error.
 
     `networks` has a leading time axis, as in `gflow.flow(…).networks`. Every number is the largest change
@@ -78,15 +75,16 @@ def steepness(network: LinearTensorNetwork, problem: Problem) -> Scalar:
     Yun et al. 2021, appendices D.1.1, H.1 and G.1.
     """
     bounds = [jnp.zeros((), problem.X.dtype)]
-    decomposed = modes(network)
+    decomposed = network.modes()
     if decomposed is not None:
         moduli = jnp.stack([jnp.abs(e) ** 2 for e in decomposed.eta])
         power = len(moduli) - 1
         above = [jnp.min(jnp.delete(moduli, k, 0) - moduli[k], initial=jnp.inf) for k in range(power + 1)]
-        smallest = jnp.linalg.svd(decomposed.S, compute_uv=False)[-1]
+        smallest = jnp.linalg.svd(decomposed.matrix(), compute_uv=False)[-1]
         bounds.append(jnp.maximum(jnp.max(jnp.stack(above)), 0.0) ** power * smallest**2)
-    if isinstance(network, FullyConnected) and len(network.weights) > 1:
-        bounds.append(_fully_connected_steepness(network))
+    layers = network.layers() or ()
+    if len(layers) > 1 and layers[-1].shape[1] == 1:
+        bounds.append(_fully_connected_steepness(layers))
     if len(network.weights) == 2 and len(problem.y) == 1:
         U_1, s, U_2 = jnp.linalg.svd(network.data_tensor(problem.X[0]), full_matrices=False)
         gaps = (U_1.T @ network.weights[0].ravel()) ** 2 - (U_2 @ network.weights[1].ravel()) ** 2
@@ -96,11 +94,11 @@ def steepness(network: LinearTensorNetwork, problem: Problem) -> Scalar:
     return jnp.max(jnp.stack(bounds))
 
 
-def _fully_connected_steepness(network: FullyConnected) -> Scalar:
-    *matrices, last = network.weights
+def _fully_connected_steepness(layers: tuple[Array, ...]) -> Scalar:
+    *matrices, last = layers
     if last.size != matrices[0].shape[0]:
         return jnp.zeros((), last.dtype)
-    grams = [(W.T @ W, V @ V.T) for W, V in pairwise([*matrices, last[:, None]])]
+    grams = [(W.T @ W, V @ V.T) for W, V in pairwise(layers)]
     smallest = [jnp.linalg.eigvalsh(a - b)[0] for a, b in grams]
     # Equal Gram matrices, as of identities, are ordered; round-off must not deny it.
     slack = [1e2 * jnp.finfo(last.dtype).eps * (jnp.trace(a) + jnp.trace(b)) for a, b in grams]
@@ -148,82 +146,6 @@ def alignment(network: Network, problem: Problem) -> Scalar:
     inner = sum(jnp.sum(v * g) for v, g in zip(network.weights, gradient, strict=True))
     sizes = [jnp.sqrt(sum(jnp.sum(v**2) for v in weights)) for weights in (network.weights, gradient)]
     return -inner / (sizes[0] * sizes[1])
-
-
-def multipliers(network: Network, problem: Classification) -> Float[Array, " n"]:
-    """The share of each data point in −∇ log L, |r_i| / Σ|r|, without under- or overflow.
-
-    Support vectors' margins differ by O(1) in them: beyond −log L = 1e12 float64 no longer tells.
-    """
-    q = jnp.abs(jax.grad(problem.log_loss)(network(problem.X)))
-    return q / jnp.sum(q)
-
-
-def singular_vector_residual(
-    network: LinearTensorNetwork, problem: Classification, shares: Float[Array, " n"] | None = None
-) -> Scalar:
-    """How nearly the weights are singular vectors of M(−u), u the direction of Xᵀr; → 0 along a flow.
-
-    With unit vectors v̂_l = v_l/‖v_l‖, s = M(−u)∘(v̂_1, …, v̂_L): the largest of
-    ‖M(−u)∘(v̂_1, …, I, …, v̂_L) − s v̂_l‖ / |s| over the L layers. May be compiled and batched over a path.
-
-    `shares` are |r_i| / Σ|r|; by default the network's own `multipliers`.
-
-    Yun et al. 2021, Theorem 1. Together with `alignment` it tests any linear tensor network, whatever its
-    architecture.
-
-    ```python
-    jax.vmap(lambda n: gflow.invariants.singular_vector_residual(n, problem))(path.networks)
-    ```
-    """
-    if not isinstance(network, LinearTensorNetwork):
-        raise ValueError(
-            f"Theorem 1 is for linear tensor networks; {type(network).__name__} is not multilinear in its weights."
-        )
-    # The residual r = −shares · y · Σ|r| only matters up to a factor, so that no loss is too small.
-    minus_u = problem.X.T @ (problem.y * (multipliers(network, problem) if shares is None else shares))
-    minus_u = minus_u / jnp.linalg.norm(minus_u)
-    unit = tuple(v / jnp.linalg.norm(v) for v in network.weights)
-
-    def applied(weights: tuple[Array, ...]) -> Scalar:
-        return minus_u @ with_weights(network, weights).coefficients()
-
-    s, gradients = jax.value_and_grad(applied)(unit)
-    errors = [jnp.linalg.norm(g - s * v) for g, v in zip(gradients, unit, strict=True)]
-    return jnp.max(jnp.stack(errors)) / jnp.abs(s)
-
-
-def kkt_residual(
-    rho: Inexact[Array | np.ndarray, " m"],
-    multipliers: Float[Array | np.ndarray, " n"],
-    A: Inexact[Array | np.ndarray, "n m"],
-    depth: int,
-) -> Scalar:
-    """How far ρ is from a stationary point of min ‖ρ‖_{2/L} s.t. Re Aρ ≥ 1, free of scale.
-
-    With u = Aᴴμ, μ the `multipliers` ≥ 0, stationary means u_j ρ̄_j = c |ρ_j|^{2/L} for all j and μ_i > 0 on
-    the smallest margins alone, and where ρ_j = 0 also |u_j| ≤ c for L = 2 and u_j = 0 for L = 1. The residual
-    is the largest of the relative violations,
-
-        Σ|u_j ρ̄_j − c |ρ_j|^{2/L}| / Σ c |ρ_j|^{2/L},    Σ μ_i (m_i − min m) / Σ μ_i m_i,
-
-    max |u_j| / c − 1 for L = 2, and max |u_j − c ρ_j| / max c |ρ_j| for L = 1. `A` is diag(y) X Sᵀ.
-
-    Yun et al. 2021, Theorem 2; for L = 1 the ℓ2 margin, as of Corollary 1 with ρ = β.
-    """
-    # Methods (np.real is one), not functions of jnp: NumPy's float64 stays so also where JAX's default is float32.
-    u, margins = A.conj().T @ multipliers, np.real(A @ rho)
-    found, wanted = u * rho.conj(), abs(rho) ** (2 / depth)
-    c = np.real(found).sum() / wanted.sum()
-    violations = [
-        abs(found - c * wanted).sum() / (abs(c) * wanted).sum(),
-        multipliers @ (margins - margins.min()) / abs(multipliers @ margins),
-    ]
-    if depth == 1:
-        violations.append(abs(u - c * rho).max() / abs(c * rho).max())
-    if depth == 2:
-        violations.append(abs(u).max() / c - 1)
-    return jnp.max(jnp.stack(violations))
 
 
 def smoothed_margin(network: LinearTensorNetwork, problem: Classification) -> Scalar:

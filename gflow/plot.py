@@ -1,7 +1,4 @@
-"""Figures: records in, Axes out. matplotlib is imported when the first figure is drawn.
-
-Imports the records of flow, dual_classification and reproduce, and finite_loss.
-"""
+"""Figures: records in, Axes out. matplotlib is imported when the first figure is drawn."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -11,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
-from . import finite_loss
-from .dual_classification import DirectionPath
-from .flow import Solution
-from .reproduce import Run
+from .experiments.section_6 import Run
+from .measures import angle as angle_between
+from .measures import decades_for_angle
+from .records import Path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,7 +75,7 @@ def draw(ax: "Axes", runs: list[Run]) -> "Axes":
 
 def angle_against_loss(
     ax: "Axes",
-    paths: DirectionPath | Solution,
+    paths: Path,
     expected: Float[ArrayLike, " d"],
     scales: Float[ArrayLike, " B"],
     *,
@@ -86,14 +83,14 @@ def angle_against_loss(
 ) -> "Axes":
     """The angle to the `expected` direction against log₁₀(−log L), a curve for each of a batch of initial scales.
 
-    - `paths`: a batch of `gflow.direction_flow` or of `gflow.flow`, with a leading axis of length B.
+    - `paths`: a batch of `gflow.flow`, with a leading axis of length B.
     - `angle`: an angle to mark by a line, in radians.
 
     As asked by Moroshko et al. 2020.
 
     ```python
-    paths = jax.lax.map(lambda a: gflow.direction_flow(network, problem, decades, log_alpha=a), jnp.log(scales))
-    gflow.plot.angle_against_loss(plt.figure().add_subplot(), paths, expected, scales)
+    paths = jax.lax.map(lambda a: gflow.flow(network, problem, log_alpha=a, save=gflow.Decades(decades)),
+    jnp.log(scales)) gflow.plot.angle_against_loss(plt.figure().add_subplot(), paths, expected, scales)
     ```
     """
     decades, angles = _angle_curves(paths, expected)
@@ -104,7 +101,7 @@ def angle_against_loss(
 
 def angle_against_time(
     ax: "Axes",
-    paths: Solution,
+    paths: Path,
     expected: Float[ArrayLike, " d"],
     scales: Float[ArrayLike, " B"],
     *,
@@ -121,7 +118,7 @@ def angle_against_time(
 
 def loss_for_angle(
     ax: "Axes",
-    paths: DirectionPath | Solution,
+    paths: Path,
     expected: Float[ArrayLike, " d"],
     scales: Float[ArrayLike, " B"],
     *,
@@ -129,11 +126,11 @@ def loss_for_angle(
 ) -> "Axes":
     """The loss that must be reached to come within each of the `angles` (radians), as a function of the scale.
 
-    A scale whose path does not come so near has no point. See `gflow.finite_loss.decades_for_angle`.
+    A scale whose path does not come so near has no point. See `gflow.measures.decades_for_angle`.
     """
     decades, found = map(jnp.asarray, _angle_curves(paths, expected))
     for wanted, style in zip(angles, _LEVELS[: len(angles)], strict=True):
-        needed = jax.vmap(finite_loss.decades_for_angle, (0, 0, None))(decades, found, wanted)
+        needed = jax.vmap(decades_for_angle, (0, 0, None))(decades, found, wanted)
         needed = np.where(np.isfinite(needed), needed, np.nan)
         ax.plot(np.asarray(scales), needed, **style, label=f"{wanted:g} rad")
     ax.set(xscale="log", yscale="log", xlabel="initial scale α", ylabel="log₁₀(−log L) needed")
@@ -142,10 +139,8 @@ def loss_for_angle(
     return ax
 
 
-def _angle_curves(paths: DirectionPath | Solution, expected: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    decades, directions = jax.vmap(finite_loss.direction_curve)(paths)
-    angles = jax.vmap(finite_loss.angles, (0, None))(directions, jnp.asarray(expected))
-    return np.asarray(decades), np.asarray(angles)
+def _angle_curves(paths: Path, expected: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    return np.asarray(paths.decades), np.asarray(angle_between(paths.directions, jnp.asarray(expected)))
 
 
 def _draw_curves(ax: "Axes", x: np.ndarray, angles: np.ndarray, scales: ArrayLike, angle: float | None) -> None:

@@ -7,7 +7,7 @@ Since p² − q² = 1, all of it is a function of one hyperbolic angle x with p 
 
 The angle stays below 711 over the whole range of float64, so nothing here overflows unless its value does.
 Every function is elementwise, odd or even as its formula, and made for `jax.jit`, `jax.vmap` and `jax.grad`;
-`L` is a Python integer. Imports nothing of gflow.
+`L` is a Python integer.
 """
 
 import math
@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Shaped
+
+from ._checks import to_float
 
 Numbers: TypeAlias = Shaped[ArrayLike, "..."]
 Elementwise: TypeAlias = Float[Array, "..."]
@@ -67,7 +69,7 @@ def h_prime(time: Numbers, L: int) -> Elementwise:
 
 def h_inverse(tau: Numbers, L: int) -> Elementwise:
     """h_L⁻¹(τ) = H_L′(τ), the time at which h_L has the value `tau`."""
-    return _h_inverse(jnp.asarray(tau, float), _check_depth(L))
+    return _h_inverse(to_float(tau), _check_depth(L))
 
 
 def H(tau: Numbers, L: int) -> Elementwise:
@@ -79,13 +81,13 @@ def H(tau: Numbers, L: int) -> Elementwise:
     assert jnp.allclose(gflow.potential.H(0.5, L=2), 0.5 * (jnp.arcsinh(1.0) / 2) - (2**0.5 - 1) / 4)
     ```
     """
-    return _H(jnp.asarray(tau, float), _check_depth(L))
+    return _H(to_float(tau), _check_depth(L))
 
 
 def log_H(log_tau: Numbers, L: int) -> Elementwise:
     """log H_L(τ) as a function of log τ, for every real `log_tau` (τ itself need not be representable)."""
     _check_depth(L)
-    log_tau = jnp.asarray(log_tau, float)
+    log_tau = to_float(log_tau)
     near = log_tau < -40  # there H = τ²/2 to round-off
     x = jnp.exp(_log_angle(jnp.where(near, 0.0, log_tau), L))
     return log_tau + jnp.where(near, log_tau - math.log(2), jnp.log(_H_over_tau(x, L)))
@@ -161,7 +163,8 @@ def _log_tail(x, L):
     """
     k = L - 2
     x = x[..., None]
-    integral = jnp.sum(_WEIGHTS * _NODES ** (k - 1) * (1 + jnp.exp(-2 * x) * _NODES**2) ** -k, axis=-1)
+    nodes, weights = jnp.asarray(_NODES, x.dtype), jnp.asarray(_WEIGHTS, x.dtype)
+    integral = jnp.sum(weights * nodes ** (k - 1) * (1 + jnp.exp(-2 * x) * nodes**2) ** -k, axis=-1)
     return k * (math.log(2) - x[..., 0]) + jnp.log(integral)
 
 
@@ -195,7 +198,7 @@ def _angle(tau, L):
 def _angle_at_time(time, L):
     """The angle x with s_L(x) = time; ±∞ at and beyond the blow-up."""
     _check_depth(L)
-    time = jnp.asarray(time, float)
+    time = to_float(time)
     c = blow_up(L)
     beyond = jnp.abs(time) >= c
     t = jnp.where(beyond, 0.0, time)

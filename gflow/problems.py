@@ -1,10 +1,6 @@
-"""Data and loss.
-
-Imports networks.
-"""
+"""Data and loss, and what the loss means for a flow."""
 
 import abc
-from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -20,28 +16,102 @@ from .networks import Network, with_weights
 class Problem(eqx.Module):
     """Data X (n rows of d inputs), targets y, and a loss that is minimised.
 
-    A problem may be batched by `vmap` like any pytree. Values are checked when they can be seen, that
-    is outside jit and vmap.
+    A problem may be batched by `vmap` like any pytree. To add one, subclass this class: `log_loss` alone serves flow
+    and descent; `discrepancy` besides serves limits. No theorem is claimed for it.
     """
 
     X: eqx.AbstractVar[Float[Array, "n d"]]
-    y: eqx.AbstractVar[Float[Array, " n"]]
+    y: eqx.AbstractVar[Array]
 
     @abc.abstractmethod
-    def log_loss(self, outputs: Float[Array, " n"]) -> Scalar:
-        """log L as a function of the network's outputs f(x_i), without overflow or underflow."""
+    def log_loss(self, outputs: Float[Array, "n ..."]) -> Scalar:
+        """log L as a function of the network's outputs f(x_i)."""
 
-    @abc.abstractmethod
-    def residual(self, outputs: Float[Array, " n"]) -> Float[Array, " n"]:
+    def residual(self, outputs: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
         """r = ∂L/∂f, so that −∇L = −Σ r_i ∇f(x_i)."""
+        value, slope = jax.value_and_grad(self.log_loss)(outputs)
+        return jnp.exp(value) * slope
+
+    def discrepancy(self, outputs: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
+        """How far the outputs are from those of zero loss. Not there by default: no outputs need have zero loss."""
+        raise NotImplementedError
+
+    @property
+    def arrival(self) -> float:
+        """The log-loss at which a flow is over that was given no other end."""
+        return -30.0
+
+
+class RegressionLoss(eqx.Module):
+    """ℓ(r) of a single residual r = f − y: smooth, 0 at r = 0 and positive elsewhere, with ℓ′(r) of r's sign.
+
+    To add one, subclass this class and write `__call__`. No theorem is claimed for it.
+
+    ```python
+    class Huber(gflow.RegressionLoss):
+        delta: float = 1.0
+
+        def __call__(self, r):
+            return self.delta**2 * (jnp.sqrt(1 + (r / self.delta) ** 2) - 1)
+    ```
+    """
+
+    @abc.abstractmethod
+    def __call__(self, r: Float[Array, "..."]) -> Float[Array, "..."]:
+        """ℓ(r), entry by entry."""
+
+
+class SquaredLoss(RegressionLoss):
+    """ℓ(r) = r² / 2."""
+
+    def __call__(self, r: Float[Array, "..."]) -> Float[Array, "..."]:
+        return r**2 / 2
+
+
+class ClassificationLoss(eqx.Module):
+    """log ℓ(m) of a single margin m = y f: ℓ is positive, falls, and has an exponential tail.
+
+    To add one, subclass this class and write `__call__`, exact to round-off for every margin. No theorem is claimed
+    for it.
+
+    ```python
+    class Cubed(gflow.ClassificationLoss):            # ℓ(m) = log(1 + e^−m)³ falls like e^−3m
+        def __call__(self, margin):
+            return 3 * gflow.logistic(margin)
+    ```
+    """
+
+    @abc.abstractmethod
+    def __call__(self, margin: Float[Array, "..."]) -> Float[Array, "..."]:
+        """log ℓ(m), entry by entry."""
+
+
+class ExponentialLoss(ClassificationLoss):
+    """ℓ(m) = exp(−m)."""
+
+    def __call__(self, margin: Float[Array, "..."]) -> Float[Array, "..."]:
+        return -margin
+
+
+class LogisticLoss(ClassificationLoss):
+    """ℓ(m) = log(1 + exp(−m)), exact to round-off for every margin."""
+
+    def __call__(self, margin: Float[Array, "..."]) -> Float[Array, "..."]:
+        far = margin > 40.0  # there log(1 + e) = e (1 − e/2 + …) with e = exp(−m) < 1e-17
+        near = jnp.where(far, 0.0, margin)
+        return jnp.where(far, -margin, jnp.log(jnp.logaddexp(0.0, -near)))
+
+
+squares, exponential, logistic = SquaredLoss(), ExponentialLoss(), LogisticLoss()
 
 
 class Regression(Problem):
-    """Linear regression with the loss L = ½ Σ (f(x_i) − y_i)².
+    """Regression with the loss L = Σ ℓ(f(x_i) − y_i), over all outputs where there are several.
 
-    `X` of shape (n, d), `y` of shape (n,).
+    `X` of shape (n, d); `y` of shape (n,), or (n, k) for a network with k outputs; `loss`: ℓ, by default
+    `gflow.squares`, r²/2.
 
-    **Raises** ValueError for wrong shapes and for entries that are not finite.
+    **Raises** ValueError for wrong shapes, for complex numbers and for entries that are not finite.
 
     ```python
     problem = gflow.Regression(X=[[1.0, 2.0]], y=[1.0])
@@ -49,40 +119,40 @@ class Regression(Problem):
     """
 
     X: Float[Array, "n d"] = eqx.field(converter=to_float)
-    y: Float[Array, " n"] = eqx.field(converter=to_float)
+    y: Float[Array, "n ..."] = eqx.field(converter=to_float)
+    loss: RegressionLoss = squares
 
     def __check_init__(self) -> None:
         _check_data(self.X, self.y)
+        if not isinstance(self.loss, RegressionLoss):
+            raise ValueError(f"loss must be gflow.squares or a gflow.RegressionLoss of your own; got {self.loss!r}.")
 
-    def residual(self, outputs: Float[Array, " n"]) -> Float[Array, " n"]:
+    def discrepancy(self, outputs: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
         return outputs - self.y
 
-    def log_loss(self, outputs: Float[Array, " n"]) -> Scalar:
-        r = self.residual(outputs)
+    def residual(self, outputs: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
+        r = self.discrepancy(outputs)
+        return r if isinstance(self.loss, SquaredLoss) else jax.grad(lambda r: jnp.sum(self.loss(r)))(r)
+
+    def log_loss(self, outputs: Float[Array, "n ..."]) -> Scalar:
+        r = self.discrepancy(outputs)
+        if not isinstance(self.loss, SquaredLoss):
+            return _log_or_minus_infinity(jnp.sum(self.loss(r)))
         largest = jnp.max(jnp.abs(r))
-        exact = largest == 0  # false for NaN, which must stay NaN
-        unit = jnp.where(exact, 1.0, largest)  # keeps squares from underflow, and derivatives finite at r = 0
-        log_sum = jnp.log(jnp.sum(jnp.where(exact, 1.0, r / unit) ** 2) / 2) + 2 * jnp.log(unit)
-        return jnp.where(exact, -jnp.inf, log_sum)
+        unit = jnp.where(largest == 0, 1.0, largest)  # keeps squares from underflow; false for NaN, which must stay
+        return _log_or_minus_infinity(jnp.sum(self.loss(r / unit))) + 2 * jnp.log(unit)
 
 
-def exponential(margin: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The logarithm of the exponential loss exp(−m)."""
-    return -margin
-
-
-def logistic(margin: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The logarithm of the logistic loss log(1 + exp(−m)), exact to round-off for every margin."""
-    far = margin > 40.0  # there log(1 + e) = e (1 − e/2 + …) with e = exp(−m) < 1e-17
-    near = jnp.where(far, 0.0, margin)
-    return jnp.where(far, -margin, jnp.log(jnp.logaddexp(0.0, -near)))
+def _log_or_minus_infinity(x: Scalar) -> Scalar:
+    """log x with finite derivatives at x = 0."""
+    return jnp.where(x == 0, -jnp.inf, jnp.log(jnp.where(x == 0, 1.0, x)))
 
 
 class Classification(Problem):
     """Binary classification with the loss L = Σ ℓ(y_i f(x_i)).
 
-    `X` of shape (n, d); `y` of shape (n,), each +1 or −1; `log_of_loss` maps margins m to log ℓ(m):
-    `gflow.exponential` (the default) or `gflow.logistic`.
+    `X` of shape (n, d); `y` of shape (n,), each +1 or −1; `loss`: ℓ, by default `gflow.exponential`; or
+    `gflow.logistic`.
 
     **Raises** ValueError for wrong shapes, for entries that are not finite and for other labels.
 
@@ -93,43 +163,52 @@ class Classification(Problem):
 
     X: Float[Array, "n d"] = eqx.field(converter=to_float)
     y: Float[Array, " n"] = eqx.field(converter=to_float)
-    log_of_loss: Callable[[Array], Array] = eqx.field(static=True, default=exponential)
+    loss: ClassificationLoss = exponential
 
     def __check_init__(self) -> None:
         _check_data(self.X, self.y)
-        if not callable(self.log_of_loss):
-            raise ValueError(f"log_of_loss must be gflow.exponential or gflow.logistic; got {self.log_of_loss!r}.")
+        if self.y.ndim != 1:
+            raise ValueError(f"y must have shape (n,), one label a row of X; got {self.y.shape}.")
+        if not isinstance(self.loss, ClassificationLoss):
+            raise ValueError(
+                "loss must be gflow.exponential, gflow.logistic or a gflow.ClassificationLoss of your own; "
+                f"got {self.loss!r}."
+            )
         if is_concrete(self.y) and not (np.abs(self.y) == 1).all():
             wrong = np.asarray(self.y)[np.abs(self.y) != 1][0]
             raise ValueError(
                 f"Classification needs labels +1 and −1; y holds {wrong}. For labels 0 and 1 pass 2 * y - 1."
             )
 
+    @property
+    def arrival(self) -> float:
+        return -100.0
+
     def margins(self, outputs: Float[Array, " n"]) -> Float[Array, " n"]:
         """m_i = y_i f(x_i)."""
         return self.y * outputs
 
     def log_loss(self, outputs: Float[Array, " n"]) -> Scalar:
-        return logsumexp(self.log_of_loss(self.margins(outputs)))
+        return logsumexp(self.loss(self.margins(outputs)))
 
     def log_slopes(self, margins: Float[Array, " n"]) -> Float[Array, " n"]:
         """log(−ℓ'(m_i)), up to a common constant the logarithm of a data point's share in −∇ log L."""
-        return self.log_of_loss(margins) + jnp.log(-jax.vmap(jax.grad(self.log_of_loss))(margins))
-
-    def residual(self, outputs: Float[Array, " n"]) -> Float[Array, " n"]:
-        return jnp.exp(self.log_loss(outputs)) * jax.grad(self.log_loss)(outputs)
+        return self.loss(margins) + jnp.log(-jax.vmap(jax.grad(self.loss))(margins))
 
 
 def require_fit(network: Network, problem: Problem) -> None:
-    """Raises ValueError if the network cannot take the rows of X."""
+    """Raises ValueError if the network cannot take the rows of X, or its outputs do not suit y."""
+    shapes = ", ".join(str(v.shape) for v in network.weights)
+    named = f"{type(network).__name__} with weights of shapes {shapes}"
     try:
-        jax.eval_shape(lambda X: network(X), problem.X)
+        outputs = jax.eval_shape(lambda X: network(X), problem.X)
     except TypeError as error:
-        shapes = ", ".join(str(v.shape) for v in network.weights)
         raise ValueError(
-            f"{type(network).__name__} with weights of shapes {shapes} cannot take X of shape {problem.X.shape}: "
+            f"{named} cannot take X of shape {problem.X.shape}: "
             f"an input must be as long as the coefficients. ({str(error).splitlines()[0]})"
         ) from error
+    if isinstance(problem, Regression | Classification) and outputs.shape != problem.y.shape:
+        raise ValueError(f"{named} has outputs of shape {outputs.shape}, and y has shape {problem.y.shape}.")
 
 
 def log_loss(weights: tuple[Array, ...], network: Network, problem: Problem) -> Scalar:
@@ -144,12 +223,10 @@ def loss_gradient(weights: tuple[Array, ...], network: Network, problem: Problem
 
 
 def _check_data(X: Array, y: Array) -> None:
-    if X.ndim != 2 or y.ndim != 1 or X.shape[0] != y.shape[0] or X.size == 0:
+    if X.ndim != 2 or y.ndim not in (1, 2) or X.shape[0] != y.shape[0] or X.size == 0 or y.size == 0:
         raise ValueError(
             f"X must have shape (n, d) and y shape (n,) with n, d ≥ 1; got X {X.shape} and y {y.shape}. "
             "One data point is X[None, :], y[None]."
         )
-    if jnp.iscomplexobj(X) or jnp.iscomplexobj(y):
-        raise ValueError(f"X and y must be real; got {X.dtype} and {y.dtype}. Stack real and imaginary parts.")
     require_finite("X", X)
     require_finite("y", y)

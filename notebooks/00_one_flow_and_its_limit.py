@@ -37,8 +37,8 @@ network = gflow.initial.diagonal(jnp.array([0.4, -0.3, 0.2, 0.5]))  # the coeffi
 # %% [markdown]
 # ## A path
 #
-# `flow` integrates dv_l/dt = −∂L/∂v_l exactly and saves every step of the solver. The coefficients stay
-# small for a while (the origin is a saddle), then the most useful input grows first.
+# `flow` integrates dv_l/dt = −∂L/∂v_l exactly and keeps rows of its steps, or the times that are asked for. The
+# coefficients stay small for a while (the origin is a saddle), then the most useful input grows first.
 
 # %%
 start = gflow.scale(network, 1e-3)
@@ -46,12 +46,11 @@ path = gflow.flow(start, problem)
 print(gflow.Status[path.status], "after", path.steps, "steps")
 
 t = jnp.linspace(0.0, 6.0, 400)
-timed = gflow.flow(start, problem, times=t)
-betas = jax.vmap(gflow.Diagonal.coefficients)(timed.networks)
+timed = gflow.flow(start, problem, save=gflow.Times(t))
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
 dashes = ["-", "--", "-.", ":"]
-for j, values in enumerate(betas.T):
+for j, values in enumerate(timed.coefficients.T):
     left.plot(t, values, color="black", ls=dashes[j % 4], label=f"β{j + 1}, x{j + 1} = {x[j]:g}")
 left.set(xlabel="time t", ylabel="linear coefficients", title="One flow, α = 0.001")
 left.legend(frameon=False)
@@ -73,14 +72,13 @@ assert gflow.compare(end, expected).distance < 1e-9
 # %% [markdown]
 # ## A sweep over the initial scale
 #
-# One compilation serves all scales. At small α the limit is the sparsest fit (least ℓ1 norm); as α grows
-# the start matters more and more.
+# At small α the limit is the sparsest fit (least ℓ1 norm); as α grows the start matters more and more.
 
 # %%
 scales = jnp.logspace(-6, 0, 81)
-ends = jax.jit(jax.vmap(lambda alpha: gflow.limit(gflow.scale(network, alpha), problem)))(scales)
+ends = jax.vmap(lambda alpha: gflow.limit(gflow.scale(network, alpha), problem))(scales)
 assert ends.converged.all()
-limits = jax.vmap(gflow.Diagonal.coefficients)(ends.network)
+limits = ends.coefficients
 predicted = np.stack([gflow.predict.limit(gflow.scale(network, a), problem).coefficients for a in scales[::8]])
 
 for j, values in enumerate(limits.T):

@@ -13,12 +13,6 @@ import gflow  # noqa: E402  (x64 first)
 
 
 @pytest.fixture(scope="session")
-def solve_limit():
-    """`gflow.limit`, compiled once for each architecture and shape."""
-    return jax.jit(gflow.limit)
-
-
-@pytest.fixture(scope="session")
 def one_point():
     """The paper's regression: one data point in two dimensions."""
     return gflow.Regression(X=jnp.array([[1.0, 2.0]]), y=jnp.array([1.0]))
@@ -28,6 +22,13 @@ def one_point():
 def two_points():
     """The paper's classification: two separable points in two dimensions."""
     return gflow.Classification(X=jnp.array([[1.0, 2.0], [0.0, -3.0]]), y=jnp.array([1.0, -1.0]))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _programs_end_with_their_module():
+    """Compiled verbs keep their programs, and a process may map only so many: thousands of them crash XLA."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture

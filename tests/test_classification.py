@@ -4,18 +4,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.optimize import linprog
+from truth import maximum_l1_margin as l1_margin
 
 import gflow
-from gflow import finite_loss
+from gflow import measures
 
+EVERY, STEPS = gflow.Steps(4096), gflow.Weights(max_steps=1500)  # 4096 rows hold every one of 1500 steps
 PAPER = gflow.Classification([[1.0, 2.0], [0.0, -3.0]], [1.0, -1.0])
 START = gflow.scale(gflow.initial.diagonal(jnp.array([0.6, -0.4])), 0.5)
 
 
 @pytest.fixture(scope="module")
 def far():
-    return jax.jit(lambda start: gflow.flow(start, PAPER, log_loss=-1e10, max_steps=1500))(START)
+    return gflow.flow(START, PAPER, save=EVERY, until=gflow.LogLoss(-1e10), method=STEPS)
 
 
 @pytest.fixture(scope="module")
@@ -28,20 +29,21 @@ def gaussian():
 def curve(gaussian):
     network = gflow.scale(gflow.Diagonal((jnp.ones(10), jnp.zeros(10))), 0.1)
     decades = jnp.array([1.0, 2.0, 3.0, 4.5, 8.0, 100.0, 1000.0])
-    return jax.jit(lambda n: gflow.direction_flow(n, gaussian, decades, cap=1e4))(network), network
+    return gflow.flow(network, gaussian, save=gflow.Decades(decades), method=gflow.Dual(cap=1e4)), network
 
 
 def maximum_l1_margin(problem):
-    A = np.asarray(problem.y[:, None] * problem.X)
-    n, d = A.shape
-    x = linprog(np.ones(2 * d), A_ub=-np.hstack([A, -A]), b_ub=-np.ones(n)).x
-    return jnp.asarray(x[:d] - x[d:])
+    return l1_margin(problem.y[:, None] * problem.X)
+
+
+def rho_of(path):
+    return jax.vmap(lambda network: network.modes().rho())(path.networks)
 
 
 def test_the_flow_reaches_log_loss_minus_1e10_at_the_maximum_l1_margin(far):
     assert far.converged
     assert far.steps + far.rejected_steps <= 1500
-    assert gflow.angle(np.asarray(far.network.coefficients()), np.array([0.0, 1.0])) < 1e-5
+    assert gflow.angle(far.end.coefficients, np.array([0.0, 1.0])) < 1e-5
 
 
 def test_the_smoothed_margin_never_decreases_once_the_loss_is_below_one(far):
@@ -53,21 +55,26 @@ def test_the_smoothed_margin_never_decreases_once_the_loss_is_below_one(far):
 def test_singular_vector_residual_falls_along_the_flow(far):
     rows = [int(jnp.argmax(-far.log_losses >= s)) for s in (1e1, 1e3, 1e6, 1e9)]
     networks = jax.tree.map(lambda v: v[jnp.array(rows)], far.networks)
-    residuals = jax.vmap(lambda network: gflow.predict.singular_vector_residual(network, PAPER))(networks)
+    residuals = jax.vmap(lambda network: gflow.measures.singular_vector_residual(network, PAPER))(networks)
     assert jnp.all(jnp.diff(residuals) < 0)
 
 
 def test_log_time_agrees_with_integration_in_plain_time():
-    path = jax.jit(lambda start: gflow.flow(start, PAPER, log_loss=-10.0, rtol=1e-10))(START)
-    plain = gflow.flow(START, PAPER, times=jnp.exp(path.log_time)[None], rtol=1e-12, max_steps=100_000)
+    path = gflow.flow(START, PAPER, until=gflow.LogLoss(-10.0), method=gflow.Weights(rtol=1e-10))
+    plain = gflow.flow(
+        START,
+        PAPER,
+        save=gflow.Times(jnp.exp(path.log_time)[None]),
+        method=gflow.Weights(rtol=1e-12, max_steps=100_000),
+    )
     assert abs(path.log_loss - plain.log_loss) < 1e-8
 
 
 def test_flow_stops_on_log_time_and_on_turning():
-    by_time = jax.jit(lambda start: gflow.flow(start, PAPER, log_time=5.0))(START)
-    assert gflow.Status[by_time.status].startswith("finished")
+    by_time = gflow.flow(START, PAPER, save=EVERY, until=gflow.LogTime(5.0))
+    assert by_time.status == gflow.Status.finished
     assert by_time.log_times[by_time.steps - 1] <= 5 < by_time.log_time
-    by_turning = jax.jit(lambda start: gflow.flow(start, PAPER, turning=1e-3))(START)
+    by_turning = gflow.flow(START, PAPER, until=gflow.Turning(0.001))
     assert by_turning.converged
     assert by_turning.log_loss < 0
 
@@ -75,18 +82,18 @@ def test_flow_stops_on_log_time_and_on_turning():
 def test_data_that_are_not_separable_end_without_descent():
     X = [[1.0, 0.3], [-1.0, 0.2], [0.1, 1.0], [0.0, -1.0], [0.5, 0.5]]
     problem = gflow.Classification(X, [1.0, 1.0, -1.0, -1.0, -1.0])
-    path = jax.jit(lambda start: gflow.flow(start, problem))(START)
-    assert gflow.Status[path.status].startswith("no descent")
-    curve = gflow.direction_flow(START, problem, jnp.array([1.0, 10.0]))
-    assert gflow.Status[curve.status].startswith("no descent")
+    path = gflow.flow(START, problem)
+    assert gflow.Status[path.status] == "no descent"
+    curve = gflow.flow(START, problem, save=gflow.Decades(jnp.array([1.0, 10.0])))
+    assert gflow.Status[curve.status] == "no descent"
     assert jnp.isnan(curve.directions).all()
 
 
 @pytest.mark.parametrize("weights", [([0.0, 0.0], [0.0, 0.0]), ([1.0, 0.5], [0.0, 0.0], [0.0, 0.0])])
 def test_a_start_at_a_stationary_point_ends_without_descent(weights):
     network = gflow.Diagonal(weights)
-    path = jax.jit(lambda start: gflow.flow(start, PAPER))(network)
-    assert gflow.Status[path.status].startswith("no descent")
+    path = gflow.flow(network, PAPER)
+    assert gflow.Status[path.status] == "no descent"
     for end, start in zip(path.network.weights, network.weights, strict=True):
         assert jnp.array_equal(end, start)
 
@@ -94,8 +101,8 @@ def test_a_start_at_a_stationary_point_ends_without_descent(weights):
 @pytest.mark.parametrize("loss", [gflow.exponential, gflow.logistic])
 def test_a_point_that_no_weights_classify_ends_without_descent(loss):
     problem = gflow.Classification([[1.0, 2.0], [0.0, 0.0]], [1.0, 1.0], loss)
-    path = jax.jit(lambda start: gflow.flow(start, problem))(START)
-    assert gflow.Status[path.status].startswith("no descent")
+    path = gflow.flow(START, problem)
+    assert gflow.Status[path.status] == "no descent"
     assert abs(path.log_loss - loss(jnp.zeros(()))) < 1e-8  # the other point's loss is gone
 
 
@@ -103,7 +110,7 @@ def test_a_plateau_at_a_tiny_scale_is_not_an_end():
     """At scale 1e-6 the first coordinate is learned long before the second, which waits at its saddle."""
     problem = gflow.Classification([[1.0, 0.0], [0.0, 1e-3]], [1.0, 1.0])
     start = gflow.scale(gflow.Diagonal((jnp.ones(2), jnp.ones(2), jnp.array([1.0, 0.5]))), 1e-6)
-    path = jax.jit(lambda start: gflow.flow(start, problem, log_loss=-100.0))(start)
+    path = gflow.flow(start, problem, until=gflow.LogLoss(-100.0))
     assert path.converged
 
 
@@ -111,7 +118,7 @@ def test_identical_labels_duplicates_and_ties_are_no_obstacle():
     X = jnp.array([[1.0, 2.0], [1.0, 2.0], [2.0, 1.0]])
     problem = gflow.Classification(X, jnp.ones(3), gflow.logistic)
     start = gflow.Diagonal((jnp.array([1.0, 0.5]), jnp.zeros(2)))
-    path = jax.jit(lambda start: gflow.flow(start, problem, log_loss=-1e10))(start)
+    path = gflow.flow(start, problem, until=gflow.LogLoss(-1e10))
     assert path.converged, gflow.Status[path.status]
     assert gflow.angle(np.asarray(path.network.coefficients()), np.ones(2)) < 1e-8
 
@@ -123,7 +130,7 @@ def test_nonlinear_homogeneous_networks_follow_the_same_flow(loss):
     problem = gflow.Classification(rng.standard_normal((6, 3)), rng.choice([-1.0, 1.0], 6), loss)
     layers = gflow.FullyConnected((rng.standard_normal((3, 12)), rng.standard_normal(12)))
     start = gflow.Nonlinear(layers, lambda h: jax.nn.relu(h) ** 2)
-    path = jax.jit(lambda start: gflow.flow(start, problem, log_loss=-1e6, max_steps=1500))(start)
+    path = gflow.flow(start, problem, save=EVERY, until=gflow.LogLoss(-1e6), method=STEPS)
     assert path.converged
     assert jnp.isclose(path.log_time, -path.log_loss, rtol=1e-3)
     sizes = sum(jnp.sum(v**2, axis=range(1, v.ndim)) for v in path.networks.weights)
@@ -138,13 +145,13 @@ def test_full_convolutions_of_general_data_approach_a_stationary_point():
     S = 8**0.5 * gflow.predict.dft(8)
     A = jnp.asarray(problem.y[:, None] * (problem.X @ S.T))
     start = gflow.scale(gflow.initial.convolutional(jnp.asarray(rng.standard_normal(8))), 0.01)
-    path = jax.jit(lambda start: gflow.flow(start, problem, log_loss=-1e10, max_steps=1500))(start)
+    path = gflow.flow(start, problem, save=EVERY, until=gflow.LogLoss(-1e10), method=STEPS)
     assert path.converged
     rows = jnp.array([jnp.argmax(-path.log_losses >= s) for s in (1e1, 1e2, 1e4, 1e6, 1e8)])
 
     def residual(network):
         rho = jnp.asarray(S.conj()) @ network.coefficients() / 8
-        return finite_loss.kkt_residual(rho, finite_loss.multipliers(network, problem), A, 2)
+        return measures.kkt_residual(rho, measures.multipliers(network, problem), A, 2)
 
     residuals = jax.vmap(residual)(jax.tree.map(lambda v: v[rows], path.networks))
     assert jnp.all(jnp.diff(residuals) < 0)
@@ -154,17 +161,14 @@ def test_full_convolutions_of_general_data_approach_a_stationary_point():
 def test_dual_coordinates_reach_a_loss_of_minus_ten_to_the_thousand(curve, gaussian):
     path, _ = curve
     assert path.status == gflow.Status.converged
-    assert float(finite_loss.angles(path.directions, maximum_l1_margin(gaussian))[-1]) < 1e-5
+    assert float(gflow.angle(path.directions, maximum_l1_margin(gaussian))[-1]) < 1e-5
 
 
 def test_dual_coordinates_agree_with_the_weights_below_and_beyond_the_cap(curve, gaussian):
     path, network = curve
-    run = jax.jit(lambda target: gflow.flow(network, gaussian, log_loss=target))
     for row, decade in enumerate((1, 2, 3, 4.5, 8)):
-        weights = run(-(10.0**decade))
-        at = jnp.log10(-weights.log_losses)
-        betas = jax.vmap(lambda n: n.coefficients())(weights.networks)
-        directions = betas / jnp.linalg.norm(betas, axis=1, keepdims=True)
+        weights = gflow.flow(network, gaussian, save=EVERY, until=gflow.LogLoss(-(10.0**decade)))
+        at, directions = weights.decades, weights.directions
         i = int(weights.steps)
         assert at[i - 1] <= decade <= at[i]
         # Between two steps the direction lies between theirs, up to the cap's own error.
@@ -175,7 +179,7 @@ def test_dual_coordinates_agree_with_the_weights_below_and_beyond_the_cap(curve,
 
 def test_two_caps_agree_to_the_error_reported(curve, gaussian):
     path, network = curve
-    exact = jax.jit(lambda n: gflow.direction_flow(n, gaussian, path.decades, cap=1e5))(network)
+    exact = gflow.flow(network, gaussian, save=gflow.Decades(path.decades), method=gflow.Dual(cap=1e5))
     distances = jnp.linalg.norm(path.directions - exact.directions, axis=1)
     assert jnp.all(distances <= path.errors + 1e-5)
 
@@ -183,9 +187,9 @@ def test_two_caps_agree_to_the_error_reported(curve, gaussian):
 @pytest.mark.parametrize("depth", [3, 4])
 def test_deeper_diagonal_networks_end_at_stationary_points_of_the_quasi_norm(depth, gaussian):
     network = gflow.scale(gflow.Diagonal((jnp.ones(10),) * (depth - 1) + (jnp.zeros(10),)), 0.1)
-    path = jax.jit(lambda n: gflow.direction_flow(n, gaussian, jnp.array([1.0, 4.0, 40.0, 400.0])))(network)
+    path = gflow.flow(network, gaussian, save=gflow.Decades(jnp.array([1.0, 4.0, 40.0, 400.0])))
     A = gaussian.y[:, None] * gaussian.X
-    residuals = jax.vmap(lambda r, q: finite_loss.kkt_residual(r, q, A, depth))(path.rho, path.multipliers)
+    residuals = jax.vmap(lambda r, q: measures.kkt_residual(r, q, A, depth))(rho_of(path), path.multipliers)
     assert residuals[-1] < 1e-3
     assert jnp.all(jnp.diff(residuals[:3]) < 0)
 
@@ -193,35 +197,33 @@ def test_deeper_diagonal_networks_end_at_stationary_points_of_the_quasi_norm(dep
 def test_a_scale_of_ten_to_the_minus_thousand_is_an_ordinary_number(gaussian):
     network = gflow.Diagonal((jnp.ones(10), jnp.zeros(10)))
     log_scale = -1000 * np.log(10.0)
-    path = jax.jit(lambda n: gflow.direction_flow(n, gaussian, jnp.array([1.0, 3000.0]), log_alpha=log_scale))(network)
+    path = gflow.flow(network, gaussian, save=gflow.Decades(jnp.array([1.0, 3000.0])), log_alpha=log_scale)
     assert path.status == gflow.Status.converged
-    assert float(finite_loss.angles(path.directions, maximum_l1_margin(gaussian))[-1]) < 1e-4
+    assert float(gflow.angle(path.directions, maximum_l1_margin(gaussian))[-1]) < 1e-4
 
 
 def test_the_linear_model_follows_soudry_and_others():
     problem = gflow.Classification([[1.0, 2.0], [0.0, -3.0], [3.0, 3.0]], [1.0, -1.0, 1.0])
-    path = jax.jit(lambda start: gflow.flow(start, problem, log_loss=-1e6))(gflow.Diagonal(([0.3, -0.2],)))
+    path = gflow.flow(gflow.Diagonal(([0.3, -0.2],)), problem, until=gflow.LogLoss(-1e6))
     w_hat = gflow.predict.maximum_margin(problem, 2).coefficients  # (1/5, 2/5), supported by the first point alone
     support = jnp.array([0.2, 0.0, 0.0])
-    ratios = finite_loss.soudry_residual(
-        problem, support, jnp.asarray(w_hat), path.network.coefficients(), path.log_time
-    )
+    ratios = measures.soudry_residual(problem, support, jnp.asarray(w_hat), path.network.coefficients(), path.log_time)
     assert jnp.allclose(ratios[0], 1.0, atol=1e-4)
     assert jnp.isnan(ratios[1:]).all()
 
 
 def test_decades_for_angle_finds_the_last_crossing():
     decades, angles = jnp.array([1.0, 2.0, 3.0, 4.0]), jnp.array([jnp.nan, 1.0, 0.1, 0.01])
-    assert jnp.allclose(finite_loss.decades_for_angle(decades, angles, 10**-0.5), 2.5)
-    assert finite_loss.decades_for_angle(decades, angles, 1e-3) == jnp.inf
-    assert finite_loss.decades_for_angle(decades, angles, 2.0) == 2.0
+    assert jnp.allclose(measures.decades_for_angle(decades, angles, 10**-0.5), 2.5)
+    assert measures.decades_for_angle(decades, angles, 1e-3) == jnp.inf
+    assert measures.decades_for_angle(decades, angles, 2.0) == 2.0
 
 
 def test_the_excess_norm_of_the_optimum_is_zero(gaussian):
     best = maximum_l1_margin(gaussian)
     A = gaussian.y[:, None] * gaussian.X
     minimum = jnp.sum(jnp.abs(best)) / jnp.min(A @ best)
-    excess = finite_loss.excess_norm(jnp.stack([7 * best, best + 0.1, -best]), A, 1.0, minimum)
+    excess = measures.excess_norm(jnp.stack([7 * best, best + 0.1, -best]), A, 1.0, minimum)
     assert abs(excess[0]) < 1e-12
     assert excess[1] > 0
     assert excess[2] == jnp.inf
@@ -229,7 +231,7 @@ def test_the_excess_norm_of_the_optimum_is_zero(gaussian):
 
 def test_limit_of_a_classification_is_a_direction_with_its_error():
     network = gflow.scale(gflow.initial.fully_connected(jnp.array([0.6, -0.4])), 0.5)
-    end = jax.jit(lambda n: gflow.limit(n, PAPER))(network)
+    end = gflow.limit(network, PAPER)
     assert end.converged
     assert end.log_loss < -1e10
     assert gflow.angle(np.asarray(end.network.coefficients()), np.array([1.0, 2.0])) <= end.error
@@ -237,9 +239,9 @@ def test_limit_of_a_classification_is_a_direction_with_its_error():
 
 def test_direction_flow_refuses_what_it_cannot_do():
     decades = jnp.array([1.0, 2.0])
-    with pytest.raises(ValueError, match="needs a Diagonal"):
-        gflow.direction_flow(gflow.initial.fully_connected(jnp.ones(2)), PAPER, decades)
-    with pytest.raises(ValueError, match="strictly smallest"):
-        gflow.direction_flow(gflow.Diagonal(([1.0, 1.0], [1.0, 0.5])), PAPER, decades)
-    with pytest.raises(ValueError, match="must increase"):
-        gflow.direction_flow(START, PAPER, decades[::-1])
+    with pytest.raises(ValueError, match="needs dual coordinates"):
+        gflow.flow(gflow.initial.fully_connected(jnp.ones(2)), PAPER, save=gflow.Decades(decades))
+    with pytest.raises(ValueError, match="is for a Classification"):
+        gflow.flow(START, gflow.Regression(PAPER.X, PAPER.y), save=gflow.Decades(decades))
+    with pytest.raises(ValueError, match=r"must be at least 0\.1 and increase"):
+        gflow.flow(START, PAPER, save=gflow.Decades(decades[::-1]))

@@ -1,6 +1,5 @@
 """Descent against a loop written out, and against the flow that it approximates."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -20,14 +19,15 @@ def test_iterates_are_those_of_a_plain_loop(one_point):
         iterates.append(v * w)
         r = x @ (v * w) - y
         v, w = v - 0.01 * r * x * w, w - 0.01 * r * x * v
-    found = jax.vmap(gflow.Diagonal.coefficients)(descent.networks)
-    np.testing.assert_allclose(found, np.stack(iterates)[[0, 1, 7]], rtol=1e-13)
+    np.testing.assert_allclose(descent.coefficients, np.stack(iterates)[[0, 1, 7]], rtol=1e-13)
     np.testing.assert_allclose(descent.network.coefficients(), iterates[7], rtol=1e-13)
 
 
 def test_descent_approaches_the_flow_at_first_order_in_the_step_size(one_point):
     start, t = initial.fully_connected(jnp.array([0.6, -0.3])), 0.8
-    exact = gflow.flow(start, one_point, times=jnp.array([t]), rtol=1e-11).network.coefficients()
+    exact = gflow.flow(
+        start, one_point, save=gflow.Times(jnp.array([t])), method=gflow.Weights(rtol=1e-11)
+    ).network.coefficients()
     errors = []
     for step_size in (4e-3, 2e-3, 1e-3):
         steps = jnp.array([round(t / step_size)])
@@ -45,7 +45,7 @@ def test_any_optimizer_serves(one_point):
 def test_descent_runs_on_nonlinear_networks_and_stays_near_their_flow(one_point):
     start = gflow.Nonlinear(initial.fully_connected(jnp.array([0.6, -0.3])), jnp.tanh)
     descent = gflow.descend(start, one_point, optax.sgd(1e-3), steps=jnp.array([0, 1000]))
-    path = gflow.flow(start, one_point, times=jnp.array([1.0]))
+    path = gflow.flow(start, one_point, save=gflow.Times(jnp.array([1.0])))
     assert descent.log_loss < descent.log_losses[0]
     for found, exact in zip(descent.network.weights, path.network.weights, strict=True):
         np.testing.assert_allclose(found, exact, atol=2e-3)

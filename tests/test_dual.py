@@ -6,17 +6,23 @@ import mpmath as mp
 import numpy as np
 import pytest
 from scipy.optimize import linprog
+from truth import distance, even, exact_theorem_5
 
 import gflow
-from gflow import coordinates, dual
-from gflow.coordinates import Coordinates
-from gflow.limit import _limit_of_weights
+from gflow.dual import coordinates
+from gflow.dual.coordinates import Coordinates
+from gflow.dual.decoupled import decoupled
+from gflow.dual.newton import newton
 
 LOG10 = np.log(10.0)
-jit_limit = jax.jit(dual.limit)
-jit_flow = jax.jit(dual.flow)
-certify = jax.jit(dual.certificate)
-integrate_weights = jax.jit(_limit_of_weights, static_argnums=(2, 3))
+DUAL, WEIGHTS = gflow.Dual(), gflow.Weights()
+
+
+@jax.jit
+def certify(network, problem, log_alpha):
+    """Newton's own record, with angles and ν."""
+    found = decoupled(network, problem)
+    return newton(Coordinates.of(found.eta, log_alpha), found.Z, problem.y)
 
 
 def regression(n=4, d=9, seed=0):
@@ -29,46 +35,12 @@ def last_layer_zero(d, L, eta=1.0):
     return gflow.Diagonal((*[eta * jnp.ones(d)] * (L - 1), jnp.zeros(d)))
 
 
-def distance(a, b):
-    return float(np.linalg.norm(np.asarray(a) - np.asarray(b)) / np.linalg.norm(np.asarray(b)))
-
-
-def exact_theorem_5(problem, L, alpha, angles, nu):
-    """ρ = α^L h_L, X ρ = y, Xᵀν = s_L (η = 1) by Newton's method in 60 to 140 digits, polishing a float64 start."""
-    with mp.workdps(60 + int(-8 * min(0.0, np.log10(alpha)))):
-        X, y = mp.matrix(problem.X.tolist()), mp.matrix(problem.y.tolist())
-        x, nu, scale = mp.matrix(angles.tolist()), mp.matrix(nu.tolist()), mp.mpf(alpha) ** L
-        d = len(x)
-        for _ in range(200):
-            s = mp.matrix([exact_time(v, L) for v in x])
-            rho = mp.matrix([scale * mp.sinh(v) * mp.cosh(v) ** (L - 1) for v in x])
-            slope = [scale * mp.cosh(v) ** (L - 2) * (mp.cosh(v) ** 2 + (L - 1) * mp.sinh(v) ** 2) for v in x]
-            speed = [mp.cosh(v) ** (L - 2) for v in x]
-            D = mp.diag([a * b for a, b in zip(slope, speed, strict=True)])
-            slack = X.T * nu - s
-            dnu = mp.lu_solve(X * D * X.T, y - X * rho - X * (D * slack))
-            dx = X.T * dnu + slack
-            dx = mp.matrix([v * a for v, a in zip(dx, speed, strict=True)])
-            damping = min(1, 1 / max(abs(v) for v in dx))
-            x, nu = x + damping * dx, nu + damping * dnu
-            if max(abs(v) for v in dx) < mp.mpf(10) ** -25:
-                rho = [scale * mp.sinh(x[j]) * mp.cosh(x[j]) ** (L - 1) for j in range(d)]
-                return np.array(rho, float)
-    raise AssertionError("the reference did not converge")
-
-
-def exact_time(x, L):
-    gudermann = mp.atan(mp.sinh(x))
-    sech = 1 / mp.cosh(x)
-    return {2: x, 3: gudermann, 4: mp.tanh(x), 5: (sech * mp.tanh(x) + gudermann) / 2}[L]
-
-
 @pytest.mark.parametrize("L", [2, 3, 4, 5])
 @pytest.mark.parametrize("alpha", [1e-6, 1e-2, 10.0])
 def test_theorem_5_limits_agree_with_many_digits(L, alpha):
     problem = regression()
     network = last_layer_zero(9, L)
-    end = certify(network, problem, log_alpha=np.log(alpha))
+    end = certify(network, problem, np.log(alpha))
     assert end.converged
     assert end.error <= 1e-9
     expected = exact_theorem_5(problem, L, alpha, end.angles, end.nu)
@@ -81,17 +53,13 @@ def test_any_initialisation_ends_where_the_weights_end(L):
     network = gflow.Diagonal(tuple(jnp.asarray(rng.normal(size=6)) for _ in range(L)))
     problem = regression(3, 6)
     end = gflow.limit(network, problem)
-    integrated = integrate_weights(network, problem, 1e-9, 16384)
-    assert end.route == "dual"
+    integrated = gflow.limit(network, problem, method=WEIGHTS)
+    assert end.route == gflow.Route.dual
     assert end.converged
     assert integrated.converged
-    assert distance(end.network.coefficients(), integrated.network.coefficients()) <= 1e-9
+    assert distance(end.coefficients, integrated.coefficients) <= 1e-9
     for v, w in zip(end.network.weights, integrated.network.weights, strict=True):
         np.testing.assert_allclose(v, w, atol=1e-8)
-
-
-def even(x):
-    return x + jnp.roll(x[..., ::-1], 1, axis=-1)
 
 
 def commuting_sensors():
@@ -104,9 +72,9 @@ def commuting_sensors():
 
 def even_convolution():
     rng = np.random.default_rng(6)
-    weights = tuple(even(jnp.asarray(rng.normal(size=6))) for _ in range(3))
+    weights = tuple(2 * even(jnp.asarray(rng.normal(size=6))) for _ in range(3))
     return gflow.Convolutional(weights), gflow.Regression(
-        even(jnp.asarray(rng.normal(size=(2, 6)))), jnp.array([1.0, -0.5])
+        2 * even(jnp.asarray(rng.normal(size=(2, 6)))), jnp.array([1.0, -0.5])
     )
 
 
@@ -120,68 +88,69 @@ def orthogonal():
 @pytest.mark.parametrize("make", [even_convolution, commuting_sensors, orthogonal])
 def test_every_real_decomposable_network_goes_through_the_same_engine(make):
     network, problem = make()
-    end = gflow.limit(network, problem)
-    integrated = integrate_weights(network, problem, 1e-9, 16384)
-    assert end.route == "dual"
+    end = gflow.limit(gflow.orthogonal_form(network, problem), problem)
+    integrated = gflow.limit(network, problem, method=WEIGHTS)
+    assert end.route == gflow.Route.dual
     assert end.converged
     assert integrated.converged
     for v, w in zip(end.network.weights, integrated.network.weights, strict=True):
-        np.testing.assert_allclose(v, w, atol=1e-8)
+        np.testing.assert_allclose(v, w.ravel(), atol=1e-8)
 
 
 def test_the_dual_route_is_refused_where_it_is_not_exact():
     network, problem = even_convolution()
     uneven = gflow.Regression(problem.X.at[0, 1].add(0.1), problem.y)
-    assert dual.decompose(network, problem) is not None
-    assert dual.decompose(network, uneven) is None
-    assert dual.decompose(gflow.FullyConnected((jnp.ones((6, 2)), jnp.ones(2))), uneven) is None
-    assert dual.decompose(gflow.Diagonal((jnp.ones(6), jnp.ones(6))), uneven) is None  # no layer is the smallest
-    with pytest.raises(ValueError, match="Convolutional on this Regression has no exact dual flow"):
-        dual.limit(network, uneven)
+    assert gflow.orthogonal_form(network, problem).weights is not None
+    with pytest.raises(ValueError, match="every input is even"):
+        gflow.orthogonal_form(network, uneven)
+    assert decoupled(gflow.FullyConnected((jnp.ones((6, 2)), jnp.ones(2))), uneven) is None
+    with pytest.raises(ValueError, match="Convolutional with 3 layers on this Regression has no exact dual flow"):
+        gflow.limit(network, uneven, method=DUAL)
 
 
-def test_a_tie_of_two_layers_inside_jit_is_exact_or_called_a_tie():
+def test_a_tie_of_two_layers_is_exact_or_called_a_tie_inside_jit_and_outside():
     problem = regression()
     positive = gflow.Regression(problem.X, problem.X @ jnp.linspace(0.1, 1.0, 9))  # what equal layers can fit
     ties = gflow.Diagonal((jnp.ones(9).at[3].set(0.0), jnp.ones(9).at[:4].set(jnp.array([1.0, 0.5, 1.0, 0.0]))))
-    end, integrated = jit_limit(ties, positive), gflow.limit(ties, positive)
-    assert integrated.route == "weights"
+    end, integrated = gflow.limit(ties, positive), gflow.limit(ties, positive, method=WEIGHTS)
+    assert integrated.route == gflow.Route.weights
     assert end.converged
-    assert distance(end.network.coefficients(), integrated.network.coefficients()) <= 1e-9
-    unfit = jit_limit(ties, gflow.Regression(jnp.eye(9), -jnp.ones(9)))
-    assert unfit.status == gflow.Status.tied
-    assert jit_limit(gflow.scale(ties, 0.0), positive).status == gflow.Status.tied
+    assert distance(end.coefficients, integrated.coefficients) <= 1e-9
+    for solve in (gflow.limit, jax.jit(lambda n, p: gflow.limit(n, p))):
+        unfit = solve(ties, gflow.Regression(jnp.eye(9), -jnp.ones(9)))
+        assert unfit.status == gflow.Status.tied
+        assert solve(gflow.scale(ties, 0.0), positive).status == gflow.Status.tied
 
 
-def test_a_tie_of_three_layers_is_called_one_in_a_batch_of_networks_and_integrated_in_a_batch_of_scales():
+def test_a_tie_of_three_layers_is_called_one_and_its_weights_are_integrated():
     problem = regression()
     ties = gflow.Diagonal((jnp.ones(9), jnp.ones(9), 2 * jnp.ones(9)))
-    inside = jax.jit(jax.vmap(lambda alpha: gflow.limit(gflow.scale(ties, alpha), problem)))(jnp.array([0.5, 1.0]))
+    inside = jax.vmap(lambda alpha: gflow.limit(gflow.scale(ties, alpha), problem))(jnp.array([0.5, 1.0]))
     assert (inside.status == gflow.Status.tied).all()
-    outside = jax.jit(jax.vmap(lambda a: gflow.limit(ties, problem, log_alpha=a)))(jnp.log(jnp.array([0.5])))
-    assert outside.route == "weights"
-    assert outside.converged.all()
+    weights = jax.vmap(lambda a: gflow.limit(ties, problem, log_alpha=a, method=WEIGHTS))(jnp.log(jnp.array([0.5])))
+    assert (weights.route == gflow.Route.weights).all()
+    assert weights.converged.all()
 
 
 @pytest.mark.parametrize("L", [2, 3])
 def test_at_alpha_ten_to_minus_1000_the_limit_is_the_weighted_l1_solution(L):
     problem = regression()
     eta = np.random.default_rng(1).uniform(0.5, 2.0, size=9)
-    end = jit_limit(last_layer_zero(9, L, jnp.asarray(eta)), problem, log_alpha=-1000 * LOG10)
+    end = gflow.limit(last_layer_zero(9, L, jnp.asarray(eta)), problem, log_alpha=-1000 * LOG10)
     assert end.converged
     weight = np.tile(eta ** (2.0 - L), 2)
     X = np.asarray(problem.X)
     program = linprog(weight, A_eq=np.hstack([X, -X]), b_eq=np.asarray(problem.y), method="highs")
-    assert distance(end.network.coefficients(), program.x[:9] - program.x[9:]) <= 1e-9
+    assert distance(end.coefficients, program.x[:9] - program.x[9:]) <= 1e-9
 
 
 def test_certificate_and_batches():
     problem, network = regression(), last_layer_zero(9, 3)
     scales = jnp.log(jnp.logspace(-4, 1, 6)).at[2].set(jnp.nan)
-    batch = jax.jit(jax.vmap(lambda a: dual.certificate(network, problem, log_alpha=a)))(scales)
+    batch = jax.vmap(lambda a: certify(network, problem, a))(scales)
     assert not batch.converged[2]
     for i in (0, 1, 3, 4, 5):
-        alone = certify(network, problem, log_alpha=scales[i])
+        alone = certify(network, problem, scales[i])
         assert batch.converged[i]
         assert distance(batch.rho[i], alone.rho) <= 1e-9
         assert batch.residual[i] <= 1e-9
@@ -210,8 +179,8 @@ def test_the_dual_path_is_the_path_of_the_weights(L):
     rng = np.random.default_rng(L)
     network = gflow.Diagonal(tuple(jnp.asarray(rng.normal(size=6)) for _ in range(L)))
     problem, times = regression(3, 6), jnp.array([0.3, 1.0, 4.0, 20.0])
-    path = jit_flow(network, problem, jnp.log(times))
-    weights = gflow.flow(network, problem, times=times, rtol=1e-10)
+    path = gflow.flow(network, problem, save=gflow.Times(times))
+    weights = gflow.flow(network, problem, save=gflow.Times(times), method=gflow.Weights(rtol=1e-10))
     assert path.status == gflow.Status.finished
     for v, w in zip(path.networks.weights, weights.networks.weights, strict=True):
         np.testing.assert_allclose(v, w, atol=1e-6)
@@ -226,10 +195,10 @@ def test_jumps_from_saddle_to_saddle_come_at_the_predicted_log_times(L, log10_al
     problem, network = gflow.Regression(jnp.eye(3), y), last_layer_zero(3, L)
     bound = np.log(-log_alpha) if L == 2 else np.log(gflow.potential.blow_up(L)) + (2 - L) * log_alpha
     predicted = bound - np.log(y)
-    width = 0.02 if L == 2 else 5e-3  # gflow.dual.flow loses 1e-6 log(1/α) of the time at a jump if L ≥ 3
-    path = jit_flow(network, problem, jnp.sort(jnp.concatenate([predicted - width, predicted + width])),
-                              log_alpha=log_alpha, rtol=1e-4)  # fmt: skip
-    rho = np.asarray(jax.vmap(gflow.Diagonal.coefficients)(path.networks))
+    width = 0.02 if L == 2 else 5e-3  # the dual flow loses 1e-6 log(1/α) of the time at a jump if L ≥ 3
+    save = gflow.LogTimes(jnp.sort(jnp.concatenate([predicted - width, predicted + width])))
+    path = gflow.flow(network, problem, log_alpha=log_alpha, save=save, method=gflow.Dual(rtol=1e-4))
+    rho = np.asarray(path.coefficients)
     assert path.status == gflow.Status.finished
     for jump in range(3):
         np.testing.assert_allclose(rho[2 * jump], np.where(np.arange(3) < jump, y, 0), atol=1e-2)
@@ -241,10 +210,10 @@ def test_a_path_arrives_at_the_limit_and_stays(L):
     problem, network = regression(), last_layer_zero(9, L)
     log_alpha = np.log(1e-5)
     log_times = jnp.linspace(0.0, 25.0, 6) + (2 - L) * log_alpha
-    path = jit_flow(network, problem, log_times, log_alpha=log_alpha)
-    end = jit_limit(network, problem, log_alpha=log_alpha)
+    path = gflow.flow(network, problem, log_alpha=log_alpha, save=gflow.LogTimes(log_times))
+    end = gflow.limit(network, problem, log_alpha=log_alpha)
     assert path.status == gflow.Status.finished
-    betas = jax.vmap(gflow.Diagonal.coefficients)(path.networks)
+    betas = path.coefficients
     assert jnp.array_equal(betas[-1], betas[-2])
-    assert distance(betas[-1], end.network.coefficients()) < 1e-8
+    assert distance(betas[-1], end.coefficients) < 1e-8
     assert jnp.all(jnp.diff(path.log_losses) <= 0)

@@ -9,14 +9,12 @@ import pytest
 import gflow
 from gflow import Status, initial
 
-
-def coefficients(networks):
-    return jax.vmap(lambda network: network.coefficients())(networks)
+EVERY = gflow.Steps(4096)  # all steps of these paths
 
 
 @pytest.fixture(scope="module")
 def path(one_point):
-    return gflow.flow(gflow.scale(initial.fully_connected(jnp.array([0.6, -0.3])), 0.1), one_point)
+    return gflow.flow(gflow.scale(initial.fully_connected(jnp.array([0.6, -0.3])), 0.1), one_point, save=EVERY)
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +22,13 @@ def far(two_points):
     """Classification paths of the three networks, to log-loss −10⁶."""
     z = jnp.array([0.6, -0.3])
     starts = [initial.diagonal(z), initial.convolutional(z), initial.fully_connected(z)]
-    return [gflow.flow(start, two_points, log_loss=-1e6) for start in starts]
+    return [gflow.flow(start, two_points, save=EVERY, until=gflow.LogLoss(-1e6)) for start in starts]
 
 
 def test_the_linear_model_decays_exponentially(one_point):
     start, times = jnp.array([0.5, -1.0]), jnp.linspace(0.0, 2.0, 5)
     x, y = one_point.X[0], one_point.y[0]
-    path = gflow.flow(gflow.Diagonal((start,)), one_point, times=times, rtol=1e-11)
+    path = gflow.flow(gflow.Diagonal((start,)), one_point, save=gflow.Times(times), method=gflow.Weights(rtol=1e-11))
     residual = (start @ x - y) * jnp.exp(-(x @ x) * times)
     np.testing.assert_allclose(path.networks.weights[0] @ x - y, residual, rtol=0, atol=1e-9)
     np.testing.assert_allclose(path.log_times[1:], np.log(times[1:]), rtol=1e-12)
@@ -42,9 +40,9 @@ def test_the_linear_model_decays_exponentially(one_point):
 def test_a_single_weight_pair_follows_its_closed_form():
     """For d = 1, L = 2 and v_1 = v_2 = v: v² solves a logistic equation."""
     problem, times, v = gflow.Regression([[1.0]], [1.0]), jnp.linspace(0.0, 5.0, 6), 0.1
-    path = gflow.flow(gflow.Diagonal(([v], [v])), problem, times=times, rtol=1e-11)
+    path = gflow.flow(gflow.Diagonal(([v], [v])), problem, save=gflow.Times(times), method=gflow.Weights(rtol=1e-11))
     expected = v**2 / (v**2 + (1 - v**2) * np.exp(-2 * times))
-    np.testing.assert_allclose(coefficients(path.networks)[:, 0], expected, rtol=1e-9)
+    np.testing.assert_allclose(path.coefficients[:, 0], expected, rtol=1e-9)
 
 
 def test_the_loss_never_increases(path, far):
@@ -77,18 +75,19 @@ def test_both_clocks_trace_the_same_path(far, two_points):
     arc, start = far[2], initial.fully_connected(jnp.array([0.6, -0.3]))
     early = np.flatnonzero(np.asarray(arc.log_times) < np.log(1e4))[5::20]
     times = jnp.exp(arc.log_times[early])
-    timed = gflow.flow(start, two_points, times=times, rtol=1e-10)
+    timed = gflow.flow(start, two_points, save=gflow.Times(times), method=gflow.Weights(rtol=1e-10))
     np.testing.assert_allclose(timed.log_losses, arc.log_losses[early], rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(coefficients(timed.networks), coefficients(arc.networks)[early], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(timed.coefficients, arc.coefficients[early], rtol=1e-6, atol=1e-6)
 
 
-def test_lanes_agree_with_single_runs_and_compile_once(one_point):
+@pytest.mark.parametrize("method", [gflow.Weights(), gflow.Dual()], ids=["weights", "dual"])
+def test_lanes_agree_with_single_runs_and_compile_once(method, one_point):
     traces = []
 
     def ends(alpha):
         traces.append(alpha)
         start = gflow.scale(initial.diagonal(jnp.array([0.6, -0.3])), alpha)
-        return coefficients(gflow.flow(start, one_point, times=jnp.array([0.5, 3.0])).networks)
+        return gflow.flow(start, one_point, save=gflow.Times(jnp.array([0.5, 3.0])), method=method).coefficients
 
     alphas = jnp.array([1e-3, 0.01, 0.5, 1.0])
     single = jax.jit(ends)
@@ -102,26 +101,30 @@ def test_lanes_agree_with_single_runs_and_compile_once(one_point):
 
 def test_a_bad_lane_is_data_and_poisons_no_other(one_point):
     network = initial.diagonal(jnp.array([0.6, -0.3]))
-    run = jax.jit(jax.vmap(lambda alpha: gflow.flow(gflow.scale(network, alpha), one_point, max_steps=60)))
+    run = jax.jit(
+        jax.vmap(lambda alpha: gflow.flow(gflow.scale(network, alpha), one_point, method=gflow.Weights(max_steps=60)))
+    )
     alphas = jnp.array([0.1, jnp.nan, 1e-30, 1.0])
     solution = run(alphas)
     np.testing.assert_array_equal(solution.converged, [True, False, False, True])
-    assert Status[jax.tree.map(lambda v: v[1], solution.status)].startswith("not finite")
-    assert Status[jax.tree.map(lambda v: v[2], solution.status)].startswith("step limit")
+    assert Status[solution[1].status] == "not finite"
+    assert Status[solution[2].status] == "step limit"
     alone = run(jnp.array([0.1, 0.1, 0.1, 0.1]))
     np.testing.assert_allclose(solution.network.weights[0][0], alone.network.weights[0][0], rtol=0, atol=1e-13)
 
 
-def test_a_flow_without_global_minimum_is_never_called_converged():
+@pytest.mark.parametrize("method", [gflow.Weights(max_steps=300), gflow.Dual()], ids=["weights", "dual"])
+def test_a_flow_without_global_minimum_is_never_called_converged(method):
     contradiction = gflow.Regression([[1.0, 2.0], [1.0, 2.0]], [1.0, 2.0])
-    assert not gflow.flow(initial.diagonal(jnp.array([0.6, -0.3])), contradiction, max_steps=300).converged
+    assert not gflow.flow(initial.diagonal(jnp.array([0.6, -0.3])), contradiction, method=method).converged
 
 
 def test_any_diffrax_solver_serves(one_point):
     start = initial.diagonal(jnp.array([0.6, -0.3]))
     times = jnp.array([1.0])
     explicit, implicit = (
-        gflow.flow(start, one_point, times=times, solver=solver) for solver in (None, diffrax.Kvaerno5())
+        gflow.flow(start, one_point, save=gflow.Times(times), method=gflow.Weights(solver=solver))
+        for solver in (None, diffrax.Kvaerno5())
     )
     np.testing.assert_allclose(explicit.network.coefficients(), implicit.network.coefficients(), rtol=1e-6)
 
@@ -129,9 +132,9 @@ def test_any_diffrax_solver_serves(one_point):
 def test_bad_arguments_are_named(one_point, unchecked_types):
     start = initial.diagonal(jnp.array([0.6, -0.3]))
     with pytest.raises(ValueError, match="at least 0 and increase"):
-        gflow.flow(start, one_point, times=[1.0, 0.5])
+        gflow.flow(start, one_point, save=gflow.Times([1.0, 0.5]))
     with pytest.raises(ValueError, match=r"shape \(T,\)"):
-        gflow.flow(start, one_point, times=3.0)
-    single = gflow.Diagonal(tuple(v.astype(jnp.float32) for v in start.weights))
-    with pytest.raises(ValueError, match=r"float32 can deliver.*jax_enable_x64"):
-        gflow.flow(single, one_point)
+        gflow.flow(start, one_point, save=gflow.Times(3.0))
+    single = jax.tree.map(lambda v: v.astype(jnp.float32), (start, one_point))
+    with pytest.raises(ValueError, match=r"rtol=1.0e-08 .* float32 can deliver.*jax_enable_x64"):
+        gflow.flow(*single, method=gflow.Weights(rtol=1e-8))

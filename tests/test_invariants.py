@@ -4,15 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from truth import normals
 
 import gflow
 
 D = 4
-
-
-def normals(seed, *shapes):
-    rng = np.random.default_rng(seed)
-    return tuple(jnp.asarray(rng.normal(size=shape)) for shape in shapes)
 
 
 X, Y = normals(0, (2, D), 2)
@@ -35,7 +31,12 @@ CONSERVED = {
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_flow_keeps_its_invariants_and_its_rate(name):
     network = NETWORKS[name]
-    path = gflow.flow(network, PROBLEM, times=jnp.concatenate([jnp.zeros(1), jnp.logspace(-3, 1, 20)]), rtol=1e-12)
+    path = gflow.flow(
+        network,
+        PROBLEM,
+        save=gflow.Times(jnp.concatenate([jnp.zeros(1), jnp.logspace(-3, 1, 20)])),
+        method=gflow.Weights(rtol=1e-12),
+    )
     drift = gflow.invariants.drift(path.networks, PROBLEM)
     assert set(drift) == CONSERVED[name]
     assert max(drift.values()) < 1e-9
@@ -61,7 +62,7 @@ def test_the_gradient_is_as_steep_as_promised(name):
 def test_a_classification_keeps_its_rate():
     problem, network = gflow.Classification(X, jnp.array([1.0, -1.0])), NETWORKS["diagonal"]
     margin = 1 / np.linalg.norm(gflow.predict.maximum_margin(problem, p=2).coefficients)
-    path = gflow.flow(network, problem, times=jnp.logspace(-3, 4, 30))
+    path = gflow.flow(network, problem, save=gflow.Times(jnp.logspace(-3, 4, 30)))
     bound = gflow.invariants.classification_bound(network, problem, jnp.exp(path.log_times), margin)
     assert (path.log_losses <= bound).all()
     smoothed = jax.vmap(lambda n: gflow.invariants.smoothed_margin(n, problem))(path.networks)
@@ -74,8 +75,8 @@ def test_weights_at_singular_vectors_satisfy_theorem_1_and_are_aligned():
     U, _, V = jnp.linalg.svd(jnp.tensordot(X[0], B, 1))
     problem = gflow.Classification(X[:1], jnp.array([1.0]))
     at = gflow.Multilinear((7 * U[:, 0], 7 * V[0]), B)
-    assert gflow.predict.singular_vector_residual(at, problem) < 1e-13
+    assert gflow.measures.singular_vector_residual(at, problem) < 1e-13
     assert gflow.invariants.alignment(at, problem) > 1 - 1e-13
     off = gflow.Multilinear((7 * U[:, 0], 7 * V[1] + 7 * V[0]), B)
-    assert gflow.predict.singular_vector_residual(off, problem) > 0.1
+    assert gflow.measures.singular_vector_residual(off, problem) > 0.1
     assert gflow.invariants.alignment(off, problem) < 0.99

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from truth import normals
 
 import gflow
 
@@ -16,24 +17,19 @@ def star(h, w):
     return np.array([sum(h[(i + j) % d] * w[j] for j in range(len(w))) for i in range(d)])
 
 
-def random_weights(seed, *shapes):
-    rng = np.random.default_rng(seed)
-    return tuple(jnp.asarray(rng.normal(size=shape)) for shape in shapes)
-
-
 def networks():
     return {
-        "diagonal": gflow.Diagonal(random_weights(0, (4,), (4,), (4,))),
-        "convolutional": gflow.Convolutional(random_weights(1, (2,), (3,), (4,))),
-        "fully-connected": gflow.FullyConnected(random_weights(2, (4, 3), (3, 2), (2,))),
-        "one layer": gflow.Diagonal(random_weights(3, (4,))),
+        "diagonal": gflow.Diagonal(normals(0, (4,), (4,), (4,))),
+        "convolutional": gflow.Convolutional(normals(1, (2,), (3,), (4,))),
+        "fully-connected": gflow.FullyConnected(normals(2, (4, 3), (3, 2), (2,))),
+        "one layer": gflow.Diagonal(normals(3, (4,))),
     }
 
 
 @pytest.mark.parametrize("name", networks())
 def test_the_output_is_the_data_tensor_contracted_with_the_weights(name):
     network = networks()[name]
-    x = random_weights(9, (4,))[0]
+    x = normals(9, (4,))[0]
     contracted = np.asarray(network.data_tensor(x))
     assert contracted.shape == tuple(v.size for v in network.weights)
     for v in reversed(network.weights):
@@ -57,7 +53,7 @@ def test_data_tensors_are_the_ones_of_the_paper():
 @settings(max_examples=25)
 def test_convolution_composes_the_layers(lengths):
     *filters, d = [*lengths[0], lengths[1]]
-    weights = random_weights(d, *((k,) for k in filters), (d,))
+    weights = normals(d, *((k,) for k in filters), (d,))
     x = np.random.default_rng(1).normal(size=d)
     h = x
     for w in weights[:-1]:
@@ -66,7 +62,7 @@ def test_convolution_composes_the_layers(lengths):
 
 
 def test_long_filters_take_the_fourier_route_to_the_same_coefficients():
-    w, v = random_weights(4, (90,), (97,))
+    w, v = normals(4, (90,), (97,))
     direct = sum(w[j] * np.roll(v, j) for j in range(90))
     np.testing.assert_allclose(gflow.Convolutional((w, v)).coefficients(), direct, rtol=1e-11, atol=1e-12)
 

@@ -6,16 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from truth import normals
 
 import gflow
 
 D = 4
 FOURIER = np.fft.fft(np.eye(D)) / np.sqrt(D)  # unitary, symmetric
-
-
-def normals(seed, *shapes):
-    rng = np.random.default_rng(seed)
-    return tuple(jnp.asarray(rng.normal(size=shape)) for shape in shapes)
 
 
 def orthonormal(seed, k, m):
@@ -139,8 +135,18 @@ def test_difference_of_two_squares_is_diagonal():
 def test_the_flow_of_a_difference_of_squares_is_the_diagonal_one_at_half_the_time():
     plus, minus = normals(4, D, D)
     problem = gflow.Regression(*normals(5, (2, D), 2))
-    tied = gflow.flow(gflow.DifferenceOfPowers((plus, minus), depth=2), problem, times=jnp.array([0.5]), rtol=1e-11)
-    diagonal = gflow.flow(gflow.Diagonal((plus + minus, plus - minus)), problem, times=jnp.array([1.0]), rtol=1e-11)
+    tied = gflow.flow(
+        gflow.DifferenceOfPowers((plus, minus), depth=2),
+        problem,
+        save=gflow.Times(jnp.array([0.5])),
+        method=gflow.Weights(rtol=1e-11),
+    )
+    diagonal = gflow.flow(
+        gflow.Diagonal((plus + minus, plus - minus)),
+        problem,
+        save=gflow.Times(jnp.array([1.0])),
+        method=gflow.Weights(rtol=1e-11),
+    )
     np.testing.assert_allclose(tied.network.coefficients(), diagonal.network.coefficients(), rtol=1e-9)
 
 
@@ -148,7 +154,12 @@ def test_the_linear_model_is_the_diagonal_network_of_one_layer():
     """Its flow is β(t) = β* + e^{−tXᵀX}(β(0) − β*) with X β* = y."""
     start, X = normals(6, D, (2, D))
     y = X @ jnp.ones(D)
-    end = gflow.flow(gflow.Diagonal((start,)), gflow.Regression(X, y), times=jnp.array([0.7]), rtol=1e-11).network
+    end = gflow.flow(
+        gflow.Diagonal((start,)),
+        gflow.Regression(X, y),
+        save=gflow.Times(jnp.array([0.7])),
+        method=gflow.Weights(rtol=1e-11),
+    ).network
     expected = 1 + jax.scipy.linalg.expm(-0.7 * X.T @ X) @ (start - 1)
     np.testing.assert_allclose(end.coefficients(), expected, rtol=1e-9)
 
@@ -157,7 +168,7 @@ def test_the_flow_of_a_complex_decomposition_is_that_of_the_real_network():
     problem = gflow.Regression(*normals(5, (2, D), 2))
     network = fourier(3)
     both = (network, gflow.Convolutional(network.weights))
-    ends = [gflow.flow(n, problem, times=jnp.array([0.3]), rtol=1e-11) for n in both]
+    ends = [gflow.flow(n, problem, save=gflow.Times(jnp.array([0.3])), method=gflow.Weights(rtol=1e-11)) for n in both]
     np.testing.assert_allclose(*(end.network.coefficients() for end in ends), rtol=1e-9)
 
 
@@ -171,8 +182,8 @@ def test_sparsifying_puts_the_transform_of_the_coefficients_in_rho():
     ("build", "message"),
     [
         (lambda: gflow.MatrixProduct(normals(0, (2, 3), (2, 3))), "chain"),
-        (lambda: gflow.Orthogonal(normals(0, 3, 3), S=np.ones((3, 2)), U=(np.eye(3),) * 2), "full column rank"),
-        (lambda: gflow.Orthogonal(normals(0, 3, 3), S=np.eye(3)[:2], U=(np.eye(3)[:, :2],) * 2), "full column rank"),
+        (lambda: gflow.Orthogonal(normals(0, 3, 3), S=np.ones((3, 2)), U=(np.eye(3),) * 2), "full rank"),
+        (lambda: gflow.Orthogonal(normals(0, 3, 3), S=np.ones((2, 3)), U=(np.eye(3)[:, :2],) * 2), "full rank"),
         (lambda: gflow.Orthogonal(normals(0, 3, 3), S=np.eye(3), U=(np.eye(3), 2 * np.eye(3))), "orthonormal"),
         (lambda: gflow.Orthogonal(normals(0, D, D), S=FOURIER, U=(np.eye(D), FOURIER)), "not real"),
         (lambda: gflow.Orthogonal(normals(0, 3), S=np.eye(3), U=(np.eye(3),) * 2), "for every weight"),

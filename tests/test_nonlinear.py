@@ -4,15 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from truth import normals
 
 import gflow
 
 D = 4
-
-
-def normals(seed, *shapes):
-    rng = np.random.default_rng(seed)
-    return tuple(jnp.asarray(rng.normal(size=shape)) for shape in shapes)
 
 
 LAYERED = {
@@ -52,7 +48,9 @@ def test_the_flow_descends_the_loss_along_its_gradient():
     network = gflow.Nonlinear(LAYERED["fully-connected"], jnp.tanh)
     problem = gflow.Regression(X, Y)
     h = 1e-4
-    path = gflow.flow(network, problem, times=jnp.array([h, 1.0, 10.0, 100.0]), rtol=1e-12)
+    path = gflow.flow(
+        network, problem, save=gflow.Times(jnp.array([h, 1.0, 10.0, 100.0])), method=gflow.Weights(rtol=1e-12)
+    )
     assert (np.diff(np.exp(path.log_losses)) <= 1e-12).all()
     step = [v[0] for v in path.networks.weights]
     half = gflow.with_weights(network, tuple((v + w) / 2 for v, w in zip(network.weights, step, strict=True)))
@@ -64,7 +62,9 @@ def test_the_flow_descends_the_loss_along_its_gradient():
 @pytest.mark.parametrize("name", ["convolutional", "multilinear"])
 def test_a_classification_is_learned_by_a_nonlinear_network(name):
     network = gflow.Nonlinear((LAYERED | GENERAL)[name], jnp.tanh)
-    path = gflow.flow(network, gflow.Classification(X, jnp.array([1.0, -1.0])), times=jnp.array([1.0, 10.0, 100.0]))
+    path = gflow.flow(
+        network, gflow.Classification(X, jnp.array([1.0, -1.0])), save=gflow.Times(jnp.array([1.0, 10.0, 100.0]))
+    )
     assert (np.diff(path.log_losses) < 0).all()
     assert path.log_loss < -3
 
@@ -72,10 +72,10 @@ def test_a_classification_is_learned_by_a_nonlinear_network(name):
 def test_the_limit_of_a_nonlinear_regression_is_where_its_flow_ends():
     network = gflow.Nonlinear(LAYERED["fully-connected"], jnp.tanh)
     problem = gflow.Regression(X, Y)
-    end = jax.jit(lambda start: gflow.limit(start, problem))(network)
-    far = jax.jit(lambda start: gflow.flow(start, problem, log_loss=-50.0, rtol=1e-12))(network)
+    end = gflow.limit(network, problem)
+    far = gflow.flow(network, problem, until=gflow.LogLoss(-50.0), method=gflow.Weights(rtol=1e-12))
     assert end.converged
     assert far.converged
-    assert end.certificate["residual"] < 1e-10
+    assert end.certificate.residual < 1e-10
     for v, w in zip(end.network.weights, far.network.weights, strict=True):
         np.testing.assert_allclose(v, w, rtol=1e-8, atol=1e-8)

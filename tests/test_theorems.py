@@ -1,30 +1,16 @@
 """Which theorem serves which network, and that each prediction is right by an independent route."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.integrate import solve_ivp
+from truth import distance, even, integrated, normals
 
 import gflow
 from gflow.predict import orthogonal
 
 D = 6
-
-
-def normals(seed, *shapes):
-    rng = np.random.default_rng(seed)
-    return tuple(jnp.asarray(rng.normal(size=shape)) for shape in shapes)
-
-
-def distance(beta, expected):
-    return float(np.linalg.norm(np.asarray(beta) - expected) / np.linalg.norm(expected))
-
-
-def even(X):
-    return (X + jnp.roll(X[:, ::-1], 1, axis=1)) / 2
 
 
 X, Y = normals(0, (3, D), 3)
@@ -98,19 +84,6 @@ def test_the_strongest_theorem_is_picked_and_certified(network, problem, theorem
         assert (problem.y * outputs).min() > 0
     else:
         np.testing.assert_allclose(outputs, problem.y, rtol=1e-9)
-
-
-def integrated(network, problem):
-    """The end of the weights' flow, by SciPy, with the residual's Jacobian spelled out."""
-    flat, unravel = jax.flatten_util.ravel_pytree(network.weights)
-    outputs = jax.jit(lambda z: gflow.with_weights(network, unravel(z))(problem.X))
-    slopes = jax.jit(jax.jacrev(outputs))
-    y = np.asarray(problem.y)
-    run = solve_ivp(
-        lambda u, z: -np.exp(u) * (np.asarray(slopes(z)).T @ (np.asarray(outputs(z)) - y)),
-        (0, 14), np.asarray(flat), "LSODA", rtol=1e-11, atol=1e-13,
-    )  # fmt: skip
-    return gflow.with_weights(network, unravel(jnp.asarray(run.y[:, -1]))).coefficients()
 
 
 POINTS = [case for case in SERVED if isinstance(case[1], gflow.Regression) and "Theorem 7" not in case[2]]
@@ -249,7 +222,7 @@ def test_singular_vectors_by_power_iteration_satisfy_theorem_1(network):
         weights = (jnp.asarray(v.reshape(w.shape)) for v, w in zip(vectors, network.weights, strict=True))
         return gflow.with_weights(network, tuple(weights))
 
-    assert gflow.predict.singular_vector_residual(end(), problem) > 1e-2
+    assert gflow.measures.singular_vector_residual(end(), problem) > 1e-2
     for _ in range(300):
         for layer in range(len(vectors)):
             contracted = tensor
@@ -257,7 +230,7 @@ def test_singular_vectors_by_power_iteration_satisfy_theorem_1(network):
                 if other != layer:
                     contracted = np.tensordot(contracted, vectors[other], (other, 0))
             vectors[layer] = contracted / np.linalg.norm(contracted)
-    assert gflow.predict.singular_vector_residual(end(), problem) < 1e-7
+    assert gflow.measures.singular_vector_residual(end(), problem) < 1e-7
 
 
 # What is refused, by name and number.
@@ -268,14 +241,18 @@ def test_singular_vectors_by_power_iteration_satisfy_theorem_1(network):
     [
         (gflow.Nonlinear(DIAGONAL_2, jnp.tanh), REGRESSION, "Nonlinear"),
         (gflow.DifferenceOfPowers((ETA, ETA), depth=2), REGRESSION, "DifferenceOfPowers"),
-        (gflow.Diagonal((ETA, ETA)), REGRESSION, r"FAILS \(-1\): the last layer starts at zero"),
-        (gflow.Diagonal((ETA, 2 * ETA, ZERO)), REGRESSION, r"FAILS \(-1\): layers 1 … L−1 start equal"),
-        (FULL_2, REGRESSION, r"FAILS \(-0\.\d+\): every input is even"),
+        (
+            gflow.Diagonal((ETA, ETA)),
+            REGRESSION,
+            r"FAILS by 1: the last layer starts at zero \(start with gflow.initial.last_layer_zero",
+        ),
+        (gflow.Diagonal((ETA, 2 * ETA, ZERO)), REGRESSION, r"FAILS by 1: layers 1 … L−1 start equal"),
+        (FULL_2, REGRESSION, r"FAILS by \d+\.\d+: every input is even"),
         (SENSING_3, gflow.Regression(normals(14, (2, 16))[0], Y[:2]), "symmetric"),
         (SHORT, REGRESSION, "Convolutional has none"),
         (PRODUCT_3, LABELS, "MatrixProduct"),
-        (gflow.FullyConnected((jnp.eye(D), 3 * ETA)), REGRESSION, r"FAILS \(-\d+\.?\d*\): λ"),
-        (gflow.Diagonal((ZERO, ZERO)), LABELS, r"FAILS \(0\): λ"),
+        (gflow.FullyConnected((jnp.eye(D), 3 * ETA)), REGRESSION, r"FAILS by \d+\.?\d*: λ"),
+        (gflow.Diagonal((ZERO, ZERO)), LABELS, r"FAILS by 0: λ"),
         (gflow.Diagonal((ZERO, ZERO)), ONE_LABEL, "never separates"),
     ],
 )

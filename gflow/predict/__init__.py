@@ -7,6 +7,7 @@ asked by itself.
 # isort: skip_file
 from .choose import limit as limit
 from .prediction import Prediction as Prediction
+from .prediction import Refusal as Refusal
 from .prediction import Hypothesis as Hypothesis
 from .two_layers import two_layer_limit as two_layer_limit
 from .two_layers import two_layer_direction as two_layer_direction
@@ -20,7 +21,6 @@ from .fully_connected import fully_connected_limit as fully_connected_limit
 from .directions import fully_connected_direction as fully_connected_direction
 from .linear_model import linear_limit as linear_limit
 from .linear_model import linear_direction as linear_direction
-from ..invariants import singular_vector_residual as singular_vector_residual
 from .norms import minimum_norm as minimum_norm
 from .norms import maximum_margin as maximum_margin
 from .norms import dft as dft

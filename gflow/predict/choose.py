@@ -1,18 +1,61 @@
-"""Which theorem: the strongest one whose hypotheses hold.
-
-Imports networks, problems and the theorem families.
-"""
+"""Which theorem: the strongest one whose hypotheses hold."""
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
-from ..networks import Diagonal, FullyConnected, LinearTensorNetwork, Network
+from .._ask import checked
+from .._checks import all_concrete
+from ..networks import LinearTensorNetwork, Network
 from ..problems import Problem, Regression
 from .directions import fully_connected_direction, orthogonal_direction
 from .fully_connected import fully_connected_limit
 from .linear_model import linear_direction, linear_limit
 from .orthogonal import orthogonal_limit
-from .prediction import Prediction
+from .prediction import Prediction, Refusal, require_served
 from .two_layers import two_layer_direction, two_layer_limit
+
+
+class Theorem(NamedTuple):
+    """A theorem's function, and the facts of a network and problem without which it is not asked.
+
+    `exact_without_hypotheses`: where these fail it still holds if the loss converges, which it checks itself.
+    """
+
+    predict: Callable[[Any, Any], Prediction]
+    serves: Callable[[Any, Problem], bool]
+    exact_without_hypotheses: bool = False
+
+
+def _one_layer(network: LinearTensorNetwork, problem: Problem) -> bool:
+    return network.depth == 1
+
+
+def _one_point(network: LinearTensorNetwork, problem: Problem) -> bool:
+    return network.depth > 1 and problem.y.shape == (1,)
+
+
+def _fully_connected(network: LinearTensorNetwork, problem: Problem) -> bool:
+    layers = network.layers()
+    return layers is not None and len(layers) > 1 and layers[-1].shape[1] == 1
+
+
+def _several_layers(network: LinearTensorNetwork, problem: Problem) -> bool:
+    return network.depth > 1 and not _fully_connected(network, problem)
+
+
+# In order of strength.
+REGRESSION = (
+    Theorem(linear_limit, _one_layer),
+    Theorem(two_layer_limit, _one_point, exact_without_hypotheses=True),
+    Theorem(fully_connected_limit, _fully_connected),
+    Theorem(orthogonal_limit, _several_layers),
+)
+CLASSIFICATION = (
+    Theorem(linear_direction, _one_layer),
+    Theorem(two_layer_direction, _one_point, exact_without_hypotheses=True),
+    Theorem(fully_connected_direction, _fully_connected),
+    Theorem(orthogonal_direction, _several_layers),
+)
 
 
 def limit(network: Network, problem: Problem) -> Prediction:
@@ -20,58 +63,55 @@ def limit(network: Network, problem: Problem) -> Prediction:
 
     Regression, a limit point, by the first that applies:
 
+    - one layer: the solution nearest to the start;
     - two layers, one data point, any architecture: Theorem 6;
-    - orthogonally decomposable with a real decomposition, last layer zero: Theorem 5, Corollaries 5, 6, 7;
-    - fully-connected: Theorem 7, which is about α → 0;
-    - one layer: the solution nearest to the start.
+    - fully-connected (`layers` to one output): Theorem 7, which is about α → 0;
+    - orthogonally decomposable with a real decomposition, last layer zero: Theorem 5, Corollaries 5, 6, 7.
 
     Classification, a limit direction:
 
+    - one layer: the maximum ℓ2 margin;
     - two layers, one data point, any architecture: Theorem 3, Corollary 4;
     - fully-connected: Corollary 1, the maximum ℓ2 margin;
-    - orthogonally decomposable, two layers: Theorem 2, Corollaries 2 and 3, the maximum ℓ1 margin of ρ;
-    - one layer: the maximum ℓ2 margin.
+    - orthogonally decomposable, two layers: Theorem 2, Corollaries 2 and 3, the maximum ℓ1 margin of ρ.
 
-    `network` is the initialisation, scale included. **Raises** ValueError where no theorem applies, with
-    the hypotheses that fail and the numbers found, where the network is not a linear tensor network,
-    and where the data are not separable or X has not full row rank.
+    `network` is the initialisation, scale included. **Raises** `gflow.predict.Refusal`, a ValueError, where no theorem
+    applies, with the hypotheses that fail and the numbers found: where the network is not a linear tensor network,
+    where the loss is not one that the theorems are about, where the data are not separable or X has not full row rank;
+    and a plain ValueError for anything but a network and a problem, as `gflow.limit` does.
 
     ```python
     expected = gflow.predict.limit(gflow.scale(network, 0.01), problem)
     print(expected)
     ```
     """
-    if not isinstance(network, LinearTensorNetwork):
-        raise ValueError(
-            f"No theorem applies to {type(network).__name__}: all are about linear tensor networks, multilinear in "
-            "their weights. Use gflow.flow or gflow.limit alone."
-        )
+    network, problem = checked(network, problem)
+    _require_known(network, problem)
     refusals = []
-    for theorem in _candidates(network, problem):
+    for theorem in REGRESSION if isinstance(problem, Regression) else CLASSIFICATION:
+        if not theorem.serves(network, problem):
+            continue
         try:
-            found = theorem(network, problem)
-        except ValueError as refusal:
+            found = theorem.predict(network, problem)
+        except Refusal as refusal:
             refusals.append(str(refusal))
             continue
         failing = [str(h) for h in found.hypotheses if not h.holds]
-        if not failing or theorem in _EXACT_WITHOUT_DOMINANCE:
+        if not failing or theorem.exact_without_hypotheses:
             return found
         refusals.append(
             f"{found.theorem}: {'; '.join(failing)}. If the loss converges to zero all the same, the theorem holds "
-            f"(Remark 1): then ask gflow.predict.{theorem.__name__} itself."
+            f"(Remark 1): then ask gflow.predict.{theorem.predict.__name__} itself."
         )
-    raise ValueError("No theorem predicts this limit.\n" + "\n".join(f"- {refusal}" for refusal in refusals))
+    raise Refusal("No theorem predicts this limit.\n" + "\n".join(f"- {refusal}" for refusal in refusals))
 
 
-# Where their λ is not positive they still hold if g reaches y, which they check themselves.
-_EXACT_WITHOUT_DOMINANCE = (two_layer_limit, two_layer_direction)
-
-
-def _candidates(network: LinearTensorNetwork, problem: Problem) -> tuple[Callable[..., Prediction], ...]:
-    regression = isinstance(problem, Regression)
-    if isinstance(network, Diagonal) and len(network.weights) == 1:
-        return (linear_limit if regression else linear_direction,)
-    special = (two_layer_limit if regression else two_layer_direction,) if problem.y.shape == (1,) else ()
-    if isinstance(network, FullyConnected):
-        return (*special, fully_connected_limit if regression else fully_connected_direction)
-    return (*special, orthogonal_limit if regression else orthogonal_direction)
+def _require_known(network: Network, problem: Problem) -> None:
+    if not isinstance(network, LinearTensorNetwork):
+        raise Refusal(
+            f"No theorem applies to {type(network).__name__}: all are about linear tensor networks, multilinear in "
+            "their weights. Use gflow.flow or gflow.limit alone."
+        )
+    require_served(problem)
+    if not all_concrete((network, problem)):
+        raise ValueError("predict looks at values and calls other solvers; call it outside jit, vmap and grad.")

@@ -1,7 +1,5 @@
 """Minimum-norm and maximum-margin programs, solved by cvxpy and certified by their duality gap.
 
-Imports problems.
-
 Both are min ‖ρ‖_p with β = Sᵀρ, p = 1 or 2, S real or complex (the identity where none is given):
 
     minimum norm:    Aρ = b,  A = X Sᵀ,            b = y
@@ -16,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Inexact
 
 from ..problems import Classification, Problem, Regression
-from .prediction import Prediction
+from .prediction import Prediction, Refusal
 
 # In order of accuracy; the next is tried where an answer is missing or its certificate is worse than this.
 SOLVERS = (
@@ -73,13 +71,13 @@ def require_full_row_rank(X: Float[np.ndarray, "n d"]) -> None:
     """Raises ValueError unless n ≤ d and X has rank n."""
     n, d = X.shape
     if n > d:
-        raise ValueError(
+        raise Refusal(
             f"X has n = {n} rows and d = {d} columns; predictions of regression limits need n ≤ d, where infinitely "
             "many coefficients fit. Drop data points or add inputs."
         )
     singular_values = np.linalg.svd(X, compute_uv=False)
     if singular_values[-1] <= singular_values[0] * d * np.finfo(X.dtype).eps:
-        raise ValueError(
+        raise Refusal(
             f"X has not full row rank: its smallest singular value is {singular_values[-1]:.1e}, its largest "
             f"{singular_values[0]:.1e}. Drop the rows that are combinations of others."
         )
@@ -116,7 +114,7 @@ def _smallest(
                 tried.append(f"{solver}: {error}")
                 continue
         if margins and program.status == cp.INFEASIBLE:
-            raise ValueError(
+            raise Refusal(
                 "The data are not linearly separable: no β has y_i x_iᵀβ > 0 for all i, so there is no maximum margin. "
                 "Check the labels, or remove the points that conflict."
             )

@@ -1,7 +1,5 @@
 """Orthogonally decomposable networks, regression: Theorem 5 and Corollaries 5, 6, 7 of Yun et al. 2021.
 
-Imports networks, problems, potential, decomposition.
-
 With the start's scale inside η_j = [U_lᵀv_l(0)]_j (l < L), and v_L(0) = 0, the limit is β = Sᵀρ where ρ solves
 
     minimise Q(ρ) = Σ_j η_j² H_L(ρ_j / |η_j|^L)   subject to   Aρ = y,   A = X Sᵀ,
@@ -14,19 +12,21 @@ h_L^{−1}(ρ_j / |η_j|^L) = κ_j ζ_j, Aρ = y.
 import functools
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from .. import potential
-from .._checks import require_precision
-from ..decomposition import Modes, real_modes
-from ..networks import Convolutional, Diagonal, MatrixProduct, Network
+from .._forms import real_modes
+from ..networks import Modes, Network
 from ..problems import Regression
+from .names import theorem_5
 from .norms import data, minimum_norm, require_full_row_rank
-from .prediction import Hypothesis, Prediction
+from .prediction import Hypothesis, Prediction, Refusal, require_served, require_true_modes
 
 Modal = Float[np.ndarray, " m"]
 Data = Float[np.ndarray, " n"]
@@ -58,10 +58,10 @@ def orthogonal_limit(network: Network, problem: Regression) -> Prediction:
         rho, residual, gap = certificate(A, y, eta, len(network.weights), rho, nu)
         tried.append(f"{solver}: gap {gap:.1e}, residual {residual:.1e}")
         if max(gap, residual) <= ACCEPTED_GAP:
-            return Prediction(S.T @ rho, _name(network), False, residual, gap, hypotheses)
+            return Prediction(S.T @ rho, theorem_5(network), False, residual, gap, hypotheses)
     raise RuntimeError(
-        f"No answer to the program of {_name(network)} could be certified to {ACCEPTED_GAP:.0e} ({'; '.join(tried)}). "
-        "Rescale X and y, or compare with gflow.limit."
+        f"No answer to the program of {theorem_5(network)} could be certified to {ACCEPTED_GAP:.0e} "
+        f"({'; '.join(tried)}). Rescale X and y, or compare with gflow.limit."
     )
 
 
@@ -88,52 +88,67 @@ def _weighted_norm(network: Network, problem: Regression, p: int, power: int) ->
     weight = (np.abs(eta) / np.abs(eta).max()) ** power
     found = minimum_norm(problem, p, weight[:, None] * S)  # ρ = weight ⊙ z with the smallest ‖z‖_p
     limit = "α → 0" if p == 1 else "α → ∞"
-    return Prediction(found.coefficients, f"{_name(network)}, {limit}", False, found.residual, found.gap, hypotheses)
-
-
-def _name(network: Network) -> str:
-    corollaries = {Diagonal: "Corollary 5", Convolutional: "Corollary 6", MatrixProduct: "Corollary 7"}
-    return corollaries.get(type(network), "Theorem 5")
+    return Prediction(
+        found.coefficients, f"{theorem_5(network)}, {limit}", False, found.residual, found.gap, hypotheses
+    )
 
 
 def _program(
     network: Network, problem: Regression
 ) -> tuple[Float[np.ndarray, "m d"], Modal, Matrix, Data, tuple[Hypothesis, ...]]:
     """S, η, A = X Sᵀ, y and the hypotheses, all of which hold."""
+    require_served(problem, Regression)
     if len(network.weights) < 2:
-        raise ValueError("Theorem 5 needs at least two layers; for one ask gflow.predict.linear_limit.")
+        raise Refusal("Theorem 5 needs at least two layers; for one ask gflow.predict.linear_limit.")
+    require_true_modes(network)
     found = real_modes(network, problem)
     if found is None:
-        raise ValueError(
+        raise Refusal(
             "Theorem 5 is for networks with a real orthogonal decomposition (Assumption 1); this "
             f"{type(network).__name__} has none. Use gflow.limit, or ask gflow.predict.limit which theorem serves it."
         )
     X, y = data(problem)
     require_full_row_rank(X)
-    require_precision("ACCEPTED_GAP", 1e-12, found.eta[0].dtype)
-    hypotheses = initial_hypotheses(found)
+    found, errors = found
+    _require_double(found.eta[0].dtype)
+    hypotheses = initial_hypotheses(found, errors)
     failing = [str(h) for h in hypotheses if not h.holds]
     if failing:
-        raise ValueError(f"{_name(network)} does not apply: {'; '.join(failing)}.")
-    S = np.asarray(found.S)
+        raise Refusal(f"{theorem_5(network)} does not apply: {'; '.join(failing)}.")
+    S = np.asarray(found.matrix())
     return S, np.asarray(found.eta[0]), X @ S.T, y, hypotheses
 
 
-def initial_hypotheses(found: Modes) -> tuple[Hypothesis, ...]:
+def _require_double(dtype: Any) -> None:
+    if jnp.finfo(dtype).bits < 64:
+        raise Refusal(
+            f"A prediction is certified in float64, and the network is in {jnp.dtype(dtype).name}. Type "
+            "jax.config.update('jax_enable_x64', True) first, and make the network anew."
+        )
+
+
+def initial_hypotheses(found: Modes, errors: Mapping[str, Any]) -> tuple[Hypothesis, ...]:
     """Theorem 5's: the decomposition is exact, v_l = U_l η for l < L, all |η_j| > 0, and v_L = 0."""
     first, *others, last = (np.asarray(e) for e in found.eta)
     size = max(float(np.abs(first).max()), np.finfo(float).tiny)
     unequal = max((float(np.abs(e - first).max()) / size for e in others), default=0.0)
     equations = {
-        **{statement: float(error) for statement, error in found.errors.items()},
+        **{statement: float(error) for statement, error in errors.items()},
         "layers 1 … L−1 start equal in the decomposition: U_lᵀv_l = η": unequal,
-        "the last layer starts at zero": float(np.abs(last).max()) / size,
+        _LAST: float(np.abs(last).max()) / size,
     }
     smallest = float(np.abs(first).min()) / size
     return (
-        *(Hypothesis(s, bool(e <= _ROUND_OFF), float(_ROUND_OFF - e)) for s, e in equations.items()),
+        *(
+            Hypothesis(s, bool(e <= _ROUND_OFF), float(_ROUND_OFF - e), _REMEDIES.get(s, ""))
+            for s, e in equations.items()
+        ),
         Hypothesis("min_j |η_j| / max_j |η_j| is positive", bool(smallest > _ROUND_OFF), float(smallest)),
     )
+
+
+_LAST = "the last layer starts at zero"
+_REMEDIES = {_LAST: "start with gflow.initial.last_layer_zero(network)"}
 
 
 # The programs. Each gives a ρ near the minimiser.
@@ -248,7 +263,13 @@ def refine(A: Matrix, y: Data, eta: Modal, L: int, rho: Modal) -> tuple[Modal, D
 
 
 def _evaluate(function: Callable[..., Array], argument: Modal, L: int) -> Modal:
-    return np.asarray(function(jnp.asarray(argument), L))
+    return np.asarray(_compiled(function)(jnp.asarray(argument), L))
+
+
+@functools.cache
+def _compiled(function: Callable[..., Array]) -> Callable[..., Array]:
+    """One program for a function, depth and shape, where the functions op by op would be dozens."""
+    return jax.jit(function, static_argnums=1)
 
 
 def _slope(p: Modal, q: Modal, L: int) -> Modal:

@@ -1,7 +1,5 @@
 """Theorem 2 for more than two layers: stationary points of the ℓ_{2/L} quasi-norm at unit margin.
 
-Imports networks, problems, decomposition, invariants.
-
 minimise Σ_j |ρ_j|^{2/L} subject to y_i x_iᵀSᵀρ ≥ 1 is not convex, and the theorem promises some stationary
 point: there are μ ≥ 0 on the smallest margins with u = conj(S Σ_i μ_i y_i x_i) and u_j = |ρ_j|^{2/L−2} ρ_j
 wherever ρ_j ≠ 0. So an end can be tested, and candidates can be searched, but none can be promised.
@@ -12,12 +10,12 @@ import warnings
 import numpy as np
 from jaxtyping import Inexact
 
-from ..invariants import kkt_residual
+from ..measures import kkt_residual
 from ..networks import Network
 from ..problems import Classification
 from .directions import dominance, require_modes
 from .norms import data
-from .prediction import Prediction
+from .prediction import Prediction, Refusal
 
 Modal = Inexact[np.ndarray, " m"]
 
@@ -25,7 +23,7 @@ Modal = Inexact[np.ndarray, " m"]
 def stationarity(network: Network, problem: Classification) -> Prediction:
     """How nearly the coefficients of `network`, the end of a flow, are a stationary point as in Theorem 2.
 
-    The prediction returned is that end itself, at unit margin; its `residual` is `gflow.invariants.kkt_residual`
+    The prediction returned is that end itself, at unit margin; its `residual` is `gflow.measures.kkt_residual`
     at the μ ≥ 0 that fit best, found from the end alone. Along a flow it falls to zero with the loss (slowly for
     L ≥ 3, where coordinates die out like powers of the margin).
 
@@ -36,18 +34,18 @@ def stationarity(network: Network, problem: Classification) -> Prediction:
     ```
     """
     found = require_modes(network)
-    S, eta = np.asarray(found.S), [np.asarray(e) for e in found.eta]
+    S, eta = np.asarray(found.matrix()), [np.asarray(e) for e in found.eta]
     size = max(float(np.abs(e).max()) for e in eta)
     rho = np.prod([e / size for e in eta], axis=0)
     B = _margin_matrix(problem, S)
     margins = (B @ rho).real
     if margins.min() <= 0:
-        raise ValueError(
+        raise Refusal(
             f"the network does not separate the data: its smallest margin y_i f(x_i) is {margins.min():.3g} in units "
             "of its largest weight. Carry the flow on to a smaller loss."
         )
     rho = rho / margins.min()
-    L = len(network.weights)
+    L = len(found.eta)
     residual = _kkt_residual(B, rho, L)
     return Prediction((S.T @ rho).real, f"Theorem 2, L = {L}: the end itself", True, residual)
 
@@ -71,7 +69,7 @@ def stationary_points(
     import cvxpy as cp
 
     found = require_modes(network)
-    S, L = np.asarray(found.S), len(network.weights)
+    S, L = np.asarray(found.matrix()), len(network.weights)
     B = _margin_matrix(problem, S)
     weight = cp.Parameter(len(S), nonneg=True)
     rho = cp.Variable(len(S), complex=np.iscomplexobj(S))
@@ -99,7 +97,7 @@ def _descend(program, weight, rho, p: float) -> Modal:
             warnings.simplefilter("ignore")  # of inaccuracy: the KKT residual measures it
             program.solve(solver=cp.CLARABEL)
         if rho.value is None:
-            raise ValueError(
+            raise Refusal(
                 f"No ρ has unit margins (the solver says {program.status}): the data are not linearly separable. Check "
                 "the labels, or remove the points that conflict."
             )

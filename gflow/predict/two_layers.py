@@ -1,15 +1,11 @@
-"""Two layers, one data point: where the flow ends, in closed form (Yun et al. 2021, Theorems 3 and 6).
-
-Imports networks, problems.
-"""
+"""Two layers, one data point: where the flow ends, in closed form (Yun et al. 2021, Theorems 3 and 6)."""
 
 import jax.numpy as jnp
 import numpy as np
-from scipy.optimize import root_scalar
 
 from ..networks import LinearTensorNetwork, with_weights
 from ..problems import Classification, Problem, Regression
-from .prediction import Hypothesis, Prediction
+from .prediction import Hypothesis, Prediction, Refusal, require_served
 
 
 def two_layer_limit(network: LinearTensorNetwork, problem: Regression) -> Prediction:
@@ -32,6 +28,7 @@ def two_layer_limit(network: LinearTensorNetwork, problem: Regression) -> Predic
     gflow.predict.two_layer_limit(gflow.scale(network, 0.01), problem).coefficients
     ```
     """
+    require_served(problem, Regression)
     x, y, U_1, s, U_2, a, b = _singular_basis(network, problem, "Theorem 6")
     v_1, v_2 = (np.asarray(v, np.float64).ravel() for v in network.weights)
     nu = _root(s, a, b, y)
@@ -68,10 +65,11 @@ def two_layer_direction(network: LinearTensorNetwork, problem: Classification) -
     gflow.predict.two_layer_direction(network, problem).coefficients
     ```
     """
+    require_served(problem, Classification)
     x, y, U_1, s, U_2, a, b = _singular_basis(network, problem, "Theorem 3")
     reach = _reach(a, b, y)
     if not reach.holds:
-        raise ValueError(f"The flow from this start never separates the data: {reach.statement} is {reach.value:.3g}.")
+        raise Refusal(f"The flow from this start never separates the data: {reach.statement} is {reach.value:.3g}.")
     growing = a + y * b
     alive = np.abs(growing) > 0
     top = alive & (s >= s[alive].max() * (1 - _TIE))
@@ -94,8 +92,13 @@ _TIE = 1e-9  # relative difference below which singular values count as equal
 
 def _singular_basis(network: LinearTensorNetwork, problem: Problem, theorem: str) -> tuple:
     """x, y, the compact SVD U_1, s, U_2 of M(x), and the modes a = U_1ᵀv_1, b = U_2ᵀv_2 of the start."""
+    if not isinstance(network, LinearTensorNetwork):
+        raise Refusal(
+            f"{theorem} is for linear tensor networks; {type(network).__name__} is not multilinear in its weights. Use "
+            "gflow.flow or gflow.limit alone."
+        )
     if len(network.weights) != 2 or problem.y.shape != (1,):
-        raise ValueError(
+        raise Refusal(
             f"{theorem} is for two layers and one data point; got {len(network.weights)} layers and {problem.y.size} "
             "data points. Ask gflow.predict.limit which theorem serves this problem."
         )
@@ -120,7 +123,7 @@ def _root(s: np.ndarray, a: np.ndarray, b: np.ndarray, y: float) -> float:
     """The ν with g(ν) = y."""
     reach = _reach(a, b, y)
     if not reach.holds:
-        raise ValueError(
+        raise Refusal(
             f"The flow from this start never reaches y = {y}: {reach.statement} is {reach.value:.3g}. "
             "Change the initial directions, for instance to ones where no two layers are equal or opposite."
         )
@@ -129,13 +132,15 @@ def _root(s: np.ndarray, a: np.ndarray, b: np.ndarray, y: float) -> float:
         # s_j times ½(a² + b²) sinh(2 s_j ν) + a b cosh(2 s_j ν)
         return float(np.sum(s * _turned(a * b, (a**2 + b**2) / 2, 2 * s * nu)) - y)
 
+    from scipy.optimize import root_scalar  # late: it takes a quarter of a second to import
+
     far, near = 1 / s.max(), -1 / s.max()
     while excess(far) < 0 and 4 * far * s.max() < _LARGEST_EXPONENT:
         far *= 2
     while excess(near) > 0 and -4 * near * s.max() < _LARGEST_EXPONENT:
         near *= 2
     if not excess(near) <= 0 <= excess(far):
-        raise ValueError(
+        raise Refusal(
             f"The limit is out of float64's range: y = {y} is over e^{_LARGEST_EXPONENT:.0f} times the output of the "
             f"start, whose largest weight is {max(np.abs(a).max(), np.abs(b).max()):.1e}. Use a larger scale."
         )

@@ -1,7 +1,4 @@
-"""The experiments of Yun et al. 2021, section 6: gradient descent, gradient flow and theory side by side.
-
-Imports everything above it but the plots.
-"""
+"""The experiments of Yun et al. 2021, section 6: gradient descent, gradient flow and theory side by side."""
 
 import dataclasses
 from typing import Any
@@ -12,13 +9,17 @@ import numpy as np
 import optax
 from jaxtyping import Float
 
-from . import initial, predict
-from .compare import angle, compare
-from .descent import Descent, descend
-from .flow import Solution, flow
-from .limit import limit
-from .networks import LinearTensorNetwork, scale
-from .problems import Classification, Problem, Regression
+from .. import predict
+from .._compare import compare
+from .._descend import descend
+from .._flow import flow
+from .._limit import limit
+from ..flows.stopping import LogLoss
+from ..measures import angle, distance
+from ..methods import Times
+from ..networks import LinearTensorNetwork, initial, scale
+from ..problems import Classification, Problem, Regression
+from ..records import Path, Solution, Status
 
 SCALES = (0.01, 0.5, 1.0)
 NETWORKS = {
@@ -85,7 +86,7 @@ class Run:
     @property
     def agrees(self) -> bool:
         """Whether theory, flow and descent agree in this run, to the accuracy that each can have."""
-        if not self.flow_status.startswith("converged"):
+        if self.flow_status != "converged":
             return False
         if self.task == "regression":
             return self.flow_error <= 1e-9 and self.descent_error <= 1e-2
@@ -117,16 +118,16 @@ def experiment(task: Task, name: str) -> list[Run]:
     ]
 
 
-def _three_ways(starts: LinearTensorNetwork, task: Task) -> tuple[Descent, Solution, Solution]:
+def _three_ways(starts: LinearTensorNetwork, task: Task) -> tuple[Path, Path, Solution]:
     """Descent, the flow at the same times, and the flow's end, for a batch of starts."""
-    steps = jnp.asarray(task.saved_steps)
-    descent = jax.vmap(lambda start: descend(start, task.problem, optax.sgd(task.step_size), steps=steps))
-    path = jax.vmap(lambda start: flow(start, task.problem, times=task.step_size * steps))
+    steps, optimizer = jnp.asarray(task.saved_steps), optax.sgd(task.step_size)
+    save = Times(task.step_size * steps)
+    descent = jax.vmap(lambda start: descend(start, task.problem, optimizer, steps=steps))(starts)
+    path = jax.vmap(lambda start: flow(start, task.problem, save=save))(starts)
     if isinstance(task.problem, Regression):
-        end = jax.vmap(lambda start: limit(start, task.problem))
-    else:
-        end = jax.vmap(lambda start: flow(start, task.problem, log_loss=FAR_LOG_LOSS))
-    return jax.jit(lambda batch: (descent(batch), path(batch), end(batch)))(starts)
+        return descent, path, jax.vmap(lambda start: limit(start, task.problem))(starts)
+    far = jax.vmap(lambda start: flow(start, task.problem, until=LogLoss(FAR_LOG_LOSS)).end)(starts)
+    return descent, path, far
 
 
 def _run(
@@ -135,20 +136,17 @@ def _run(
     alpha: float,
     direction: int,
     start: LinearTensorNetwork,
-    descent: Descent,
-    path: Solution,
+    descent: Path,
+    path: Path,
     end: Solution,
 ) -> Run:
     expected = predict.limit(start, task.problem)
     reached, descended = compare(end, expected), compare(descent, expected)
-    descent_end, path_end = (np.asarray(result.network.coefficients()) for result in (descent, path))
+    descent_end, path_end = (np.asarray(result.end.coefficients) for result in (descent, path))
     if expected.is_direction:
-        flow_error, descent_error = reached.angle, descended.angle
-        descent_to_flow = angle(descent_end, path_end)
+        flow_error, descent_error, apart = reached.angle, descended.angle, angle(descent_end, path_end)
     else:
-        flow_error, descent_error = reached.distance, descended.distance
-        descent_to_flow = float(np.linalg.norm(descent_end - path_end) / np.linalg.norm(path_end))
-    coefficients = jax.vmap(lambda network: network.coefficients())
+        flow_error, descent_error, apart = reached.distance, descended.distance, distance(descent_end, path_end)
     return Run(
         task=task.name,
         network=name,
@@ -156,18 +154,18 @@ def _run(
         direction=direction,
         start=np.asarray(start.coefficients()),
         descent_end=descent_end,
-        flow_end=np.asarray(end.network.coefficients()),
-        prediction=expected.coefficients,
+        flow_end=np.asarray(end.coefficients),
+        prediction=np.asarray(expected.coefficients),
         theorem=expected.theorem,
-        prediction_residual=expected.residual,
-        flow_error=flow_error,
-        descent_error=descent_error,
-        descent_to_flow=descent_to_flow,
+        prediction_residual=float(expected.residual),
+        flow_error=float(flow_error),
+        descent_error=float(descent_error),
+        descent_to_flow=float(apart),
         descent_log_loss=float(descent.log_loss),
         flow_log_loss=float(end.log_loss),
-        flow_status=reached.status,
-        descent_path=np.asarray(coefficients(descent.networks)),
-        flow_path=np.asarray(coefficients(path.networks)),
+        flow_status=Status[end.status],
+        descent_path=np.asarray(descent.coefficients),
+        flow_path=np.asarray(path.coefficients),
     )
 
 

@@ -1,7 +1,5 @@
 """The scalar systems into which the flow of an orthogonally decomposable network falls apart.
 
-Imports nothing of gflow.
-
 Let η_l = U_lᵀv_l (Yun et al. 2021, Assumption 1, with real S and U_l) and ζ = S Xᵀν with ν = −∫₀ᵗ r. Then
 dη_l/dζ = Π_{k≠l} η_k in every coordinate j by itself, and η_k² − η_i² is constant. Let q be the smallest of the
 |η_l| with the sign that makes ρ = Π_l η_l have the sign of q, and c_1 ≤ … ≤ c_{L−1} the constants η_k² − q². Then
@@ -56,10 +54,11 @@ class Coordinates(eqx.Module):
         eta = jnp.take_along_axis(eta, order, axis=0)
         least, others = jnp.abs(eta[0]), jnp.abs(eta[1:])
         differences = (others - least) / size
-        tied = differences[0] <= (_TINY if len(eta) == 2 else TIE * others[0] / size)
-        log_sums = jnp.log(jnp.maximum((others + least) / size, _TINY))
-        log_c = (jnp.log(jnp.maximum(differences, _TINY)) + log_sums) / 2
-        signs = jnp.where(eta < 0, -1.0, 1.0).at[0].set(1.0)
+        tiny = float(jnp.finfo(eta.dtype).tiny) ** 0.65  # 1e-200: a relative difference of two layers that stands for 0
+        tied = differences[0] <= (tiny if len(eta) == 2 else TIE * others[0] / size)
+        log_sums = jnp.log(jnp.maximum((others + least) / size, tiny))
+        log_c = (jnp.log(jnp.maximum(differences, tiny)) + log_sums) / 2
+        signs = jnp.where(eta < 0, -1.0, 1.0).astype(eta.dtype).at[0].set(1.0)
         signs = signs.at[0].set(jnp.prod(signs, axis=0))
         q = signs[0] * eta[0] / size
         # Of a tie, log(2q/a) has the right derivatives by both layers, arcsinh(q/a) has not.
@@ -138,12 +137,18 @@ class Coordinates(eqx.Module):
 
     def eta(self, x: Float[Array, " m"]) -> Float[Array, "L m"]:
         """The η_l at the angles x, in the layers' own order."""
+        eta, log_unit = self.unit_eta(x)
+        return eta * jnp.exp(log_unit)
+
+    def unit_eta(self, x: Float[Array, " m"]) -> tuple[Float[Array, "L m"], Scalar]:
+        """η e^{−R} and R = log of about the largest |η|, which may itself overflow; R is fixed in derivatives."""
         sinh, _, radii = _scaled(x, self.log_b)
-        ranked = self.signs * jnp.exp(self._log_size(x, 1)) * jnp.concatenate([sinh[None], radii])
-        return jnp.take_along_axis(ranked, jnp.argsort(self.order, axis=0), axis=0)
+        log_size = self._log_size(x, 1)
+        R = jax.lax.stop_gradient(jnp.max(log_size))
+        ranked = self.signs * jnp.exp(log_size - R) * jnp.concatenate([sinh[None], radii])
+        return jnp.take_along_axis(ranked, jnp.argsort(self.order, axis=0), axis=0), R
 
 
-_TINY = 1e-200  # relative difference of two layers that stands for none
 TIE = 1e-8  # relative difference below which the quadrature for three layers and more degrades
 
 

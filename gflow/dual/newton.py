@@ -1,7 +1,5 @@
 """The limit of an orthogonally decomposable regression by Newton's method: n unknowns and no integration.
 
-Imports coordinates.
-
 With Z = X Sᵀ the flow is ν̇ = y − Zρ(Zᵀν) (`coordinates`), a gradient flow of the convex function
 Ψ(ν) = Σ_j ∫₀^{ζ_j} ρ_j − yᵀν, and its limit is the minimum of Ψ, whatever the start. The equations
 
@@ -91,8 +89,8 @@ def _evaluate(coordinates: Coordinates, Z: Array, y: Array, x: Array, nu: Array)
 
 # Newton's matrix (not the equations) takes no ζ for flatter and no ρ for stiffer than these, relative to the largest:
 # beyond, round-off in Zᵀν would move ρ, and round-off in Zρ would move ν.
-_FLATTEST = 1e-10
-_STIFFEST = 1e-13
+_FLATTEST = 4.5e5  # units of round-off: 1e-10 in float64
+_STIFFEST = 450.0  # 1e-13
 
 
 def _solve(Z: Array, point: _Point, misfit: Array, slack: Array) -> tuple[Array, Array]:
@@ -100,13 +98,14 @@ def _solve(Z: Array, point: _Point, misfit: Array, slack: Array) -> tuple[Array,
     slope = jnp.exp(point.log_zeta_slope)
     largest_zeta = jnp.max(jnp.abs(point.zeta) + slope)
     largest_rho = jnp.max(jnp.abs(point.rho) + point.rho_slope)
-    inverse_slope = 1 / jnp.maximum(slope, _FLATTEST * largest_zeta)
+    eps = float(jnp.finfo(Z.dtype).eps)
+    inverse_slope = 1 / jnp.maximum(slope, _FLATTEST * eps * largest_zeta)
     D = point.rho_slope * inverse_slope  # dρ/dζ
     scale = jnp.max(D)
     if point.depth == 2:
-        L = jnp.linalg.cholesky((Z * jnp.maximum(D / scale, _STIFFEST)) @ Z.T)
+        L = jnp.linalg.cholesky((Z * jnp.maximum(D / scale, _STIFFEST * eps)) @ Z.T)
     else:  # Z D Zᵀ itself has a condition number of 1e23 and more at small α; its factor has the root of that
-        floor = _STIFFEST * largest_rho / largest_zeta / scale
+        floor = _STIFFEST * eps * largest_rho / largest_zeta / scale
         L = jnp.linalg.qr((Z * jnp.sqrt(jnp.maximum(D / scale, floor))).T, mode="r").T
 
     def solve(misfit: Array, slack: Array) -> tuple[Array, Array]:
@@ -141,12 +140,14 @@ def newton(
     May be compiled and batched, and differentiated (to any order) by `coordinates`, `Z` and `y`: the derivative
     is that of the equations' solution (implicit function theorem), and costs one more linear solve.
     """
-    state = _continue_in_scale(*jax.lax.stop_gradient((coordinates, Z, y)), max_iterations)
+    state = _continue_in_scale(*jax.lax.stop_gradient((coordinates, Z, y, tolerance)), max_iterations)
     x, nu = _implicit(coordinates, Z, y, state.point.x, state.point.nu)
     return _certify(coordinates, Z, y, x, nu, state, tolerance)
 
 
-def _continue_in_scale(coordinates: Coordinates, Z: Array, y: Array, max_iterations: int) -> _State:
+def _continue_in_scale(
+    coordinates: Coordinates, Z: Array, y: Array, tolerance: float | Scalar, max_iterations: int
+) -> _State:
     target, L = coordinates.log_scale, coordinates.depth
     still = jnp.zeros_like(y), jnp.zeros_like(coordinates.start)
     unit = _at(coordinates, jnp.zeros_like(target))
@@ -181,8 +182,11 @@ def _continue_in_scale(coordinates: Coordinates, Z: Array, y: Array, max_iterati
             point.nu + damping * dnu + stride * dnu_by_scale,
         )
         trial_merit = merit(log_scale, trial)
-        solved = error <= 1e5 * jnp.finfo(y.dtype).eps  # and the step that is made now squares it
-        stalled = state.accepted & (error < _NOISE) & (error >= state.error)
+        solved = error <= jnp.minimum(
+            1e5 * jnp.finfo(y.dtype).eps, 0.1 * tolerance
+        )  # and the step that is made now squares it
+        # Steps below 1e-8 (in float64) that no longer shrink are round-off.
+        stalled = state.accepted & (error < 0.67 * jnp.finfo(y.dtype).eps ** 0.5) & (error >= state.error)
         better = jnp.linalg.norm(trial.misfit) <= jnp.linalg.norm(point.misfit)
         accept = (better | ~(solved | stalled)) & (
             trial_merit <= jnp.maximum(_LARGEST_MERIT, (1 - damping / 4) * state.merit)
@@ -238,7 +242,6 @@ def _move(x: Array, dx: Array, L: int) -> Array:
     return jnp.where((jnp.abs(x) > 1) & (shrink > 0), x - jnp.sign(x) * jnp.maximum(shrink, faster), x + dx)
 
 
-_NOISE = 1e-8  # steps below this that no longer shrink are round-off
 _LARGEST_MERIT = 0.3  # relative misfit at which Newton's method still converges quadratically
 
 

@@ -1,17 +1,13 @@
-"""Networks with a nonlinear activation, layer by layer.
-
-Imports networks.
-"""
+"""Networks with a nonlinear activation, layer by layer."""
 
 from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar
 
-from .networks import Convolutional, Diagonal, FullyConnected, LinearTensorNetwork, Network
+from .network import LinearTensorNetwork, Network
 
 
 class Nonlinear(Network):
@@ -22,7 +18,8 @@ class Nonlinear(Network):
     function where φ(0) = 0; elsewhere the zeros of M would be activated too.
 
     - `network`: the linear tensor network, with its weights.
-    - `activation`: φ, acting entrywise, for instance `jax.nn.relu`.
+    - `activation`: φ, acting entrywise, for instance `jax.nn.relu`. Name it once: a lambda written anew in every call
+      is another function to JAX, which then compiles anew.
 
     Flow and descent run on it. It has no linear coefficients, and no theorem of the paper applies.
 
@@ -42,27 +39,8 @@ class Nonlinear(Network):
         return jax.vmap(self._output)(X)
 
     def _output(self, x: Float[Array, " d"]) -> Scalar:
-        hidden, apply = _first_and_layer(self.network, x)
+        hidden = self.network.hidden(x)
         *weights, last = self.network.weights
         for v in weights:
-            hidden = self.activation(apply(hidden, v))
+            hidden = self.activation(self.network.layer(hidden, v))
         return last.ravel() @ hidden
-
-
-def _first_and_layer(
-    network: LinearTensorNetwork, x: Float[Array, " d"]
-) -> tuple[Array, Callable[[Array, Array], Array]]:
-    """H_0 and the linear map H, v ↦ H∘(v, I, …) of one layer."""
-    if isinstance(network, Diagonal):
-        return x, jnp.multiply
-    if isinstance(network, Convolutional):
-        return x, _correlate
-    if isinstance(network, FullyConnected):
-        return x, jnp.matmul
-    return network.data_tensor(x), lambda hidden, v: jnp.tensordot(v.ravel(), hidden, 1)
-
-
-def _correlate(a: Float[Array, " d"], b: Float[Array, " k"]) -> Float[Array, " d"]:
-    """[a ⋆ b]_i = Σ_j a[(i + j) mod d] b[j]."""
-    (d,), (k,) = a.shape, b.shape
-    return a[(jnp.arange(d)[:, None] + jnp.arange(k)) % d] @ b

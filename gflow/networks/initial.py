@@ -1,7 +1,5 @@
 """Initial directions v̄_l: networks to be scaled by `gflow.scale`.
 
-Imports networks.
-
 `random_directions` and `last_layer_zero` change the weights of a network that is given. `diagonal`,
 `convolutional` and `fully_connected` make a network whose coefficients are a given z, dominated by its
 first layers as the theorems assume: per coordinate of the network's own basis the first L − 1 layers
@@ -15,8 +13,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from ._checks import to_float
-from .networks import Convolutional, Diagonal, FullyConnected, Network, with_weights
+from .._checks import to_float
+from .convolutional import Convolutional
+from .diagonal import Diagonal
+from .fully_connected import FullyConnected
+from .network import Network, with_weights
 
 NetworkT = TypeVar("NetworkT", bound=Network)
 

@@ -1,0 +1,192 @@
+"""The flow dv_l/dt = −∂L/∂v_l as an exact ODE, and its path."""
+
+from typing import Any, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Scalar
+
+from . import _ask
+from ._checks import is_concrete
+from .dual import classification as dual_classification
+from .dual import regression as dual_regression
+from .flows.clocks import ArcLengthClock, TimeClock
+from .flows.rows import AtTaus, Saving, Thinned
+from .flows.stopping import Arrived, LogLoss, LogTime, Turning, Until, discrepancy_size
+from .flows.weights import follow, path, path_with_tail
+from .methods import Auto, Decades, Dual, LogTimes, Method, Save, Steps, Weights
+from .networks import Network
+from .problems import Classification, Problem, Regression, SquaredLoss, require_fit
+from .records import Path
+
+NetworkT = TypeVar("NetworkT", bound=Network)
+
+
+def flow(
+    network: NetworkT,
+    problem: Problem,
+    *,
+    log_alpha: float | Scalar = 0.0,
+    save: Save = Steps(),  # noqa: B008 (frozen)
+    until: Until | tuple[Until, ...] | None = None,
+    method: Method = Auto(),  # noqa: B008 (frozen)
+) -> Path[NetworkT]:
+    """The path of gradient flow from e^`log_alpha` times `network`, the initialisation (see `gflow.scale`).
+
+    - `save`: which rows the path has. By default at most 128 of the solver's steps (`gflow.Steps`); or
+      `gflow.Times(…)`, `gflow.LogTimes(…)`, and for a classification in dual coordinates `gflow.Decades(…)`.
+    - `until`: where it stops, at the first step at which one of the rules holds: `gflow.LogLoss(…)`,
+      `gflow.LogTime(…)`, `gflow.Turning(…)`, or several. By default at the last row that is asked for; with
+      `gflow.Steps`, at a log-loss of −30 for a regression (a residual of 4e-7) and −100 for a classification.
+    - `method`: `gflow.Auto()`, `gflow.Weights(…)` or `gflow.Dual(…)`.
+
+    The status is `converged` where a log-loss or a turning asked for was reached, and `finished` at the last row or
+    log-time; a regression that has come to rest before its last row is finished too, and stays where it is.
+
+    Compiled once for each shape; may be batched and differentiated. Every lane of `jax.vmap` keeps its own steps,
+    status and end; on a CPU `jax.lax.map` is often faster, since lanes do not wait for the slowest.
+
+    **Raises** ValueError for rows that do not increase, for an `rtol` that the dtype of the weights cannot deliver, for
+    rows or rules that the method does not serve, and for a log-loss that the start is seen to have already.
+
+    ```python
+    path = gflow.flow(gflow.scale(network, 0.01), problem)
+    path.log_times, path.coefficients
+    ```
+
+    Yun et al. 2021, section 2.1.
+    """
+    network, problem = _ask.checked(network, problem)
+    log_alpha = _ask.log_scale(log_alpha, network)
+    rules = () if until is None else until if isinstance(until, tuple) else (until,)
+    if not all(isinstance(rule, LogLoss | LogTime | Turning) for rule in rules):
+        raise ValueError(
+            f"until must be gflow.LogLoss(…), gflow.LogTime(…), gflow.Turning(…) or a tuple of them; got {until!r}."
+        )
+    if not isinstance(save, Steps | LogTimes | Decades):
+        raise ValueError(
+            f"save must be gflow.Steps(…), gflow.Times(…), gflow.LogTimes(…) or gflow.Decades(…); got {save!r}."
+        )
+    dual = _serves(method, network, problem, save, rules)
+    if not rules and isinstance(save, Steps):
+        rules = (LogLoss(problem.arrival),)
+    elif any(isinstance(rule, LogLoss) for rule in rules):
+        _require_descent_ahead(network, problem, log_alpha, rules)
+    if dual is not None:
+        return _by_dual(network, problem, log_alpha, save, rules, dual)
+    weights = method if isinstance(method, Weights) else Weights()
+    return _by_weights(_ask.scaled(network, log_alpha), problem, save, rules, weights)
+
+
+def _serves(method: Method, network: Network, problem: Problem, save: Save, rules: tuple[Until, ...]) -> Dual | None:
+    """The dual method to be used, or None for weights: a matter of types and shapes alone."""
+    if isinstance(save, Decades) and (not isinstance(problem, Classification) or rules):
+        raise ValueError("gflow.Decades is for a Classification, and ends at the last row: pass no until.")
+    turning = any(isinstance(rule, Turning) for rule in rules)
+    fits = isinstance(save, Decades) if isinstance(problem, Classification) else not turning
+    if isinstance(method, Auto) and not fits:
+        return None
+    if _ask.dual_form(network, problem, method) is None:
+        if isinstance(save, Decades):
+            raise ValueError(
+                f"gflow.Decades needs dual coordinates, and {type(network).__name__} with {len(network.weights)} "
+                "layers has none for all data: real modes() and two layers or more. Pass "
+                "gflow.orthogonal_form(network, problem) if the data are even or commute; else save=gflow.Steps() with "
+                "until=gflow.LogLoss(…)."
+            )
+        return None
+    if not fits:
+        raise ValueError(
+            "method=gflow.Dual() serves the paths of a Classification with save=gflow.Decades(…), and those of a "
+            "Regression without gflow.Turning. Pass method=gflow.Weights()."
+        )
+    return method if isinstance(method, Dual) else Dual()
+
+
+def _require_descent_ahead(network: Network, problem: Problem, log_alpha: Scalar, rules: tuple[Until, ...]) -> None:
+    if abs(float(log_alpha)) > 300 if is_concrete(log_alpha) else True:
+        return
+    start = problem.log_loss(_ask.scaled(network, log_alpha)(problem.X))
+    for rule in rules:
+        if isinstance(rule, LogLoss) and is_concrete(start) and is_concrete(rule.value) and start < rule.value:
+            raise ValueError(
+                f"until=LogLoss({float(rule.value):g}): the start has a log-loss of {float(start):.4g} already. log L "
+                "is the natural logarithm of the loss; pass a smaller value."
+            )
+
+
+def _saving(save: Steps | LogTimes) -> Saving:
+    return Thinned(save.rows) if isinstance(save, Steps) else AtTaus(save.log_times)
+
+
+@eqx.filter_jit
+@eqx.debug.assert_max_traces(max_traces=None)
+def _by_weights(
+    network: NetworkT, problem: Problem, save: Any, rules: tuple[Until, ...], method: Weights
+) -> Path[NetworkT]:
+    require_fit(network, problem)
+    dtype = jnp.result_type(*network.weights)
+    timed = isinstance(save, LogTimes)
+    clock = (
+        ArcLengthClock(network, problem)
+        if isinstance(problem, Classification) and not timed
+        else TimeClock(network, problem)
+    )
+    saving: Any = _saving(save)
+    last = None
+    if isinstance(saving, AtTaus):
+        taus = jax.nn.softplus(saving.taus.astype(dtype))
+        saving, last = AtTaus(taus), jnp.minimum(taus[-1], clock.last())
+    rtol = jnp.asarray(_ask.default_tolerance(dtype, 1e-8, 1e-5) if method.rtol is None else method.rtol, dtype)
+    has_tail = timed and isinstance(problem, Regression) and isinstance(problem.loss, SquaredLoss)
+    if has_tail:
+        size = discrepancy_size(problem, jnp.zeros_like(problem.y)) + discrepancy_size(problem, network(problem.X))
+        rules = (*rules, Arrived(0.01 * jnp.sqrt(rtol) * size))  # whose square is far below the tolerance
+    run = follow(
+        clock,
+        rules,
+        rtol=rtol,
+        max_steps=method.max_steps,
+        last=last,
+        saving=saving,
+        solver=method.solver,
+        adjoint=method.adjoint,
+    )
+    return path_with_tail(clock, rules, run, saving.taus) if has_tail else path(clock, rules, run)
+
+
+@eqx.filter_jit
+@eqx.debug.assert_max_traces(max_traces=None)
+def _by_dual(
+    network: NetworkT, problem: Any, log_alpha: Scalar, save: Any, rules: tuple[Until, ...], method: Dual
+) -> Path[NetworkT]:
+    require_fit(network, problem)
+    found, dtype = _ask.dual_form(network, problem, method), log_alpha.dtype
+    max_steps = 4096 if method.max_steps is None else method.max_steps
+    if isinstance(save, Decades):
+        return dual_classification.flow(
+            network,
+            problem,
+            found,
+            save.decades.astype(dtype),
+            log_alpha,
+            cap=_ask.cap(method, dtype),
+            rtol=_ask.dual_rtol(method, dtype, 1e-7, 1e-3),
+            max_steps=max_steps,
+        )
+    log_losses = [rule.value for rule in rules if isinstance(rule, LogLoss)]
+    last = [rule.value for rule in rules if isinstance(rule, LogTime)]
+    if isinstance(save, LogTimes):
+        last.append(save.log_times[-1])
+    return dual_regression.flow(
+        network,
+        problem,
+        found,
+        log_alpha,
+        saving=_saving(save),
+        last_log_time=jnp.min(jnp.stack(last)).astype(dtype) if last else None,
+        log_loss=jnp.max(jnp.stack(log_losses)).astype(dtype) if log_losses else None,
+        rtol=_ask.dual_rtol(method, dtype, 1e-8, 1e-5),
+        max_steps=max_steps,
+    )

@@ -1,0 +1,239 @@
+"""Where the flow ends as t → ∞."""
+
+import dataclasses
+from typing import Any, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Scalar
+
+from . import _ask
+from ._checks import require_precision, to_scalar
+from .dual import classification as dual_classification
+from .dual import regression as dual_regression
+from .flows.clocks import ArcLengthClock, TimeClock
+from .flows.stopping import AtLogLosses, Fitted, LogLoss, discrepancy_size
+from .flows.tail import minimum_norm_correction
+from .flows.weights import follow, solution
+from .measures import distance, kkt_residual, multipliers, remaining_angle, singular_vector_residual
+from .methods import Auto, Dual, Method, Weights
+from .networks import LinearNetwork, LinearTensorNetwork, Network, with_weights
+from .problems import Classification, Problem, require_fit
+from .records import Certificate, Solution, Status
+
+NetworkT = TypeVar("NetworkT", bound=Network)
+
+
+def limit(
+    network: NetworkT,
+    problem: Problem,
+    *,
+    log_alpha: float | Scalar = 0.0,
+    tolerance: float | Scalar | None = None,
+    method: Method = Auto(),  # noqa: B008 (frozen)
+) -> Solution[NetworkT]:
+    """The limit of gradient flow from e^`log_alpha` times `network`, as t → ∞.
+
+    *Regression*: the limit point. In dual coordinates it solves n equations, found by Newton's method, and
+    nothing is integrated. By weights the flow is integrated until the residual is small; the rest of the way is the
+    minimum-norm correction Θ − Jᵀ(JJᵀ)⁺ r, exact up to O(‖r‖²). So the slow and stiff end is never integrated, and a
+    saddle, where the flow is slow but the loss is not small, is never taken for the end. `error` comes from two
+    stopping points and from a second trajectory at 30 times the integrator's tolerance.
+
+    *Classification*, whose weights grow without bound: the direction of the linear coefficients, read at a log-loss of
+    −10^100 in dual coordinates and −10^10 by weights; `log_loss` says where. Directions converge like a power of
+    s = −log L, so no finite loss gives the limit itself: `error` estimates the angle left from the turns between
+    s^{1/2}, s^{3/4} and s (`gflow.measures.remaining_angle`), plus the correction that the cap needed (`gflow.Dual`).
+    It is no less than the KKT residual, which sees what no turn shows: plateaus, over which small coordinates of a
+    two-layer network grow for many decades. `certificate` holds that residual (Theorem 2 for networks with `modes`,
+    Corollary 1 for those with `layers` to one output; NaN for others) and that of Theorem 1.
+
+    - `log_alpha`: logarithm of the initial scale. In dual coordinates 10^−1000 is an ordinary scale.
+    - `tolerance`: the error that is accepted, by default 1e-9 relative for a point and 1e-3 radians for a direction. A
+      lane whose `error` is larger has the status `not certified`.
+    - `method`: `gflow.Auto()`, `gflow.Weights(…)` or `gflow.Dual(…)`.
+
+    The error of a network without linear coefficients is that of its weights. Compiled once for each shape; may be
+    batched and differentiated. In dual coordinates the limit point of a regression has derivatives in both modes by the
+    implicit function theorem; by weights see `gflow.Weights`.
+
+    **Raises** ValueError for a `tolerance` that the dtype of the weights cannot deliver, for a classification without
+    linear coefficients, and for a problem without `discrepancy`.
+
+    ```python
+    end = gflow.limit(gflow.scale(network, 0.01), problem)
+    end.coefficients, end.converged, end.error
+    ```
+    """
+    network, problem = _ask.checked(network, problem)
+    log_alpha = _ask.log_scale(log_alpha, network)
+    found = _ask.dual_form(network, problem, method)
+    directions = isinstance(problem, Classification)
+    if directions and not isinstance(network, LinearNetwork):
+        raise ValueError(
+            "The limit of a classification is the direction of its linear coefficients, which "
+            f"{type(network).__name__} has not. Use gflow.flow(network, problem, until=gflow.Turning(1e-3)) and look "
+            "at the network it ends with."
+        )
+    if not directions:
+        _require_discrepancy(network, problem)
+    dtype = log_alpha.dtype
+    if tolerance is None:
+        tolerance = _ask.default_tolerance(dtype, 1e-3, 0.1) if directions else 1e-9
+    tolerance = to_scalar("tolerance", tolerance).astype(dtype)
+    require_precision("tolerance", tolerance, dtype, epsilons=5e3)
+    if found is None:
+        return _by_weights(_ask.scaled(network, log_alpha), problem, tolerance, _weights(method))
+    return _by_dual(network, problem, log_alpha, tolerance, method if isinstance(method, Dual) else Dual())
+
+
+def _require_discrepancy(network: Network, problem: Problem) -> None:
+    require_fit(network, problem)
+    try:
+        jax.eval_shape(lambda network, X: problem.discrepancy(network(X)), network, problem.X)
+    except NotImplementedError:
+        raise ValueError(
+            f"{type(problem).__name__} does not say how far outputs are from zero loss: write its "
+            "discrepancy(outputs), or use gflow.flow."
+        ) from None
+
+
+def _weights(method: Method) -> Weights:
+    return method if isinstance(method, Weights) else Weights()
+
+
+@eqx.filter_jit
+@eqx.debug.assert_max_traces(max_traces=None)
+def _by_dual(
+    network: NetworkT, problem: Problem, log_alpha: Scalar, tolerance: Scalar, method: Dual
+) -> Solution[NetworkT]:
+    require_fit(network, problem)
+    found, dtype = _ask.dual_form(network, problem, method), log_alpha.dtype
+    if not isinstance(problem, Classification):
+        steps = 200 if method.max_steps is None else method.max_steps  # some 100 are the most that were ever needed
+        return dual_regression.limit(network, problem, found, log_alpha, tolerance=tolerance, max_steps=steps)
+    return dual_classification.direction(
+        network,
+        problem,
+        found,
+        log_alpha,
+        log_loss=jnp.asarray(-_ask.default_tolerance(dtype, 1e100, 1e18), dtype),
+        tolerance=tolerance,
+        cap=_ask.cap(method, dtype),
+        rtol=_ask.dual_rtol(method, dtype, 1e-7, 1e-3),
+        max_steps=4096 if method.max_steps is None else method.max_steps,
+    )
+
+
+@eqx.filter_jit
+@eqx.debug.assert_max_traces(max_traces=None)
+def _by_weights(network: NetworkT, problem: Problem, tolerance: Scalar, method: Weights) -> Solution[NetworkT]:
+    require_fit(network, problem)
+    if isinstance(problem, Classification):
+        return _direction_of_weights(network, problem, tolerance, method)
+    return _point_of_weights(network, problem, tolerance, method)
+
+
+_SECOND_STOP = 1e-2  # the second stopping point's residual, in units of the first's
+_LOOSER = 30.0  # the second trajectory's tolerance in units of the first's: its error is that many times as large
+_LEAST_SHARE = 0.12  # of the tolerance: the error that steps of a tenth of it may leave (benchmarks/limit_tolerance.py)
+
+
+def _point_of_weights(network: NetworkT, problem: Problem, tolerance: Scalar, method: Weights) -> Solution[NetworkT]:
+    # Of the residual, to stop at. A loose integrator stalls above the second, and so stops at the first for good.
+    fractions = 0.3 * jnp.sqrt(tolerance) * jnp.array([[1.0, 1.0], [1.0, _SECOND_STOP]], tolerance.dtype)
+    outputs = network(problem.X)
+    start, nothing = discrepancy_size(problem, outputs), discrepancy_size(problem, jnp.zeros_like(outputs))
+    unit = jnp.where(nothing > 0, nothing, start)  # y = 0 sets no scale
+    rtol = 0.1 * tolerance if method.rtol is None else method.rtol.astype(tolerance.dtype)
+
+    def trajectory(steps: tuple[Scalar, Array]) -> tuple[Solution, Network]:
+        rtol, fractions = steps
+
+        def leg(stop: NetworkT, fraction: Scalar) -> tuple[NetworkT, tuple[Solution, NetworkT]]:
+            clock, until = TimeClock(stop, problem), (Fitted(fraction * unit),)
+            run = follow(
+                clock, until, rtol=rtol, max_steps=method.max_steps, solver=method.solver, adjoint=method.adjoint
+            )
+            reached = solution(clock, until, run)
+            corrected = minimum_norm_correction(reached.network, problem)
+            end = jax.tree.map(lambda new, old: jnp.where(reached.converged, new, old), corrected, reached.network)
+            return reached.network, (reached, end)
+
+        return jax.lax.scan(leg, network, fractions)[1]
+
+    rtols = rtol * jnp.array([jnp.minimum(_LOOSER, 0.1 / rtol), 1.0])
+    runs, ends = jax.lax.map(trajectory, (rtols, fractions))
+    loose, first, end = (jax.tree.map(lambda v, at=at: v[at], ends) for at in ((0, 1), (1, 0), (1, 1)))
+    run = jax.tree.map(lambda v: v[1, 1], runs)
+    # The correction's error is quadratic in the residual; to claim only the first power is the safe side.
+    of_correction = _SECOND_STOP * distance(_measured(first), _measured(end))
+    of_steps = distance(_measured(loose), _measured(end))
+    least = _LEAST_SHARE * 10 * rtol
+    error = jnp.where(runs.converged.all(), of_correction + jnp.maximum(of_steps, least), jnp.inf)
+    log_loss = problem.log_loss(end(problem.X))
+    size = jnp.where(nothing > 0, nothing, 1.0)
+    return dataclasses.replace(
+        run,
+        network=end,
+        log_loss=log_loss,
+        log_time=jnp.full_like(log_loss, jnp.inf),
+        status=Status.where(run.converged & ~(error <= tolerance), Status.not_certified, run.status),
+        error=error,
+        certificate=Certificate.of(log_loss, residual=discrepancy_size(problem, end(problem.X)) / size),
+        steps=jnp.sum(runs.steps),
+        rejected_steps=jnp.sum(runs.rejected_steps),
+    )
+
+
+def _measured(network: Network) -> Array:
+    return network.coefficients() if isinstance(network, LinearNetwork) else ravel_pytree(network.weights)[0]
+
+
+def _direction_of_weights(network: Any, problem: Classification, tolerance: Scalar, method: Weights) -> Solution:
+    dtype = tolerance.dtype
+    farthest = _ask.default_tolerance(dtype, 1e10, 1e3)  # −log L, beyond which round-off in ties of margins is felt
+    clock = ArcLengthClock(network, problem)
+    rtol = _ask.default_tolerance(dtype, 1e-8, 1e-5) if method.rtol is None else method.rtol
+
+    log_losses = -(farthest ** jnp.array(dual_classification.READINGS, dtype))
+    until = (LogLoss(log_losses[-1]),)
+    run = follow(
+        clock,
+        until,
+        rtol=rtol,
+        max_steps=method.max_steps,
+        saving=AtLogLosses(clock, log_losses),
+        solver=method.solver,
+        adjoint=method.adjoint,
+    )
+    end = solution(clock, until, run)
+
+    def beta(state: Any) -> Array:
+        return with_weights(network, clock.weights(state)).coefficients()
+
+    residual = _kkt_residual(end.network, problem)
+    error = jnp.fmax(remaining_angle(jax.vmap(beta)(run.rows.states)), residual)
+    found = {"kkt_residual": residual}
+    if isinstance(network, LinearTensorNetwork):
+        found["singular_vector_residual"] = singular_vector_residual(end.network, problem)
+    return dataclasses.replace(
+        end,
+        status=Status.where(end.converged & ~(error <= tolerance), Status.not_certified, end.status),
+        error=jnp.where(end.converged, error, jnp.inf),
+        certificate=Certificate.of(residual, **found),
+    )
+
+
+def _kkt_residual(network: LinearNetwork, problem: Classification) -> Scalar:
+    """That of Theorem 2's problem, or of Corollary 1's, which has the ℓ2 norm of β like a single layer; else NaN."""
+    layers, modes = network.layers(), network.modes()
+    if layers is not None and layers[-1].shape[1] == 1:
+        A, rho, depth = problem.X, network.coefficients(), 1
+    elif modes is not None:
+        A, rho, depth = modes.inputs(problem.X), modes.rho(), len(modes.eta)
+    else:
+        return jnp.full((), jnp.nan, problem.X.dtype)
+    return kkt_residual(rho, multipliers(network, problem), problem.y[:, None] * A, depth)

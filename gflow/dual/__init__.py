@@ -1,0 +1,1 @@
+"""The same flow in dual coordinates: n unknowns instead of the weights."""

@@ -1,0 +1,386 @@
+"""Classification in dual coordinates, out to log-losses of −10^1000.
+
+Real Assumption 1 of Yun et al. 2021, with margins m = Aρ, A = diag(y) X Sᵀ, and q = −∂ log L/∂m ≥ 0. In the clock τ
+with dτ = L dt the flow is ν̇ = q, ζ = Aᵀν, and each ρ_j is a function of its angle x_j (`coordinates.py`):
+
+    ẋ = (dx/dζ) ⊙ Aᵀq(Aρ(x)).
+
+Angles are the state, so weights of e^{±2000} are ordinary numbers. For L = 2, x = x_0 + Aᵀν, and ν alone is the
+state where it is the smaller one. From L < 1/e on the clock is log s with s = −log L, which never stands still.
+
+*The cap.* Support vectors' margins differ by O(1) while they grow like s, so q must be read from differences far below
+round-off. Beyond s = κ it is read from margins scaled down to a smallest one of κ instead: the tie is then kept to
+1/κ of the margin where the flow keeps it to 1/s, and directions move by O(1/κ − 1/s). Below the cap the flow is exact.
+Two caps, extrapolated from 1/κ to 1/s, remove the error and show its size.
+"""
+
+import math
+from typing import Any, NamedTuple, TypeVar
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optimistix
+from jaxtyping import Array, Bool, Float, Int, Scalar
+
+from ..flows import implicit
+from ..flows.engine import Integration, integrate
+from ..flows.rows import AtTaus
+from ..measures import angle, kkt_residual, remaining_angle, singular_vector_residual
+from ..networks import LinearTensorNetwork, Network, with_weights
+from ..problems import Classification
+from ..records import Certificate, Path, Route, Solution, Status, first_of
+from .coordinates import Coordinates
+from .decoupled import Decoupled, lift
+
+NetworkT = TypeVar("NetworkT", bound=Network)
+_LN10 = math.log(10.0)
+
+
+class _Directions(NamedTuple):
+    """The flow of the angles at the losses asked for, with the cap extrapolated away. NaN where it was not reached.
+
+    `multipliers` are q/Σq; `errors` the angles by which extrapolating the cap turned β.
+    """
+
+    coordinates: Coordinates
+    angles: Float[Array, "T m"]
+    multipliers: Float[Array, "T n"]
+    errors: Float[Array, " T"]
+    status: Status
+    steps: Int[Array, ""]
+    rejected_steps: Int[Array, ""]
+
+
+def _directions(
+    problem: Classification,
+    found: Decoupled,
+    decades: Float[Array, " T"],
+    log_alpha: Scalar,
+    cap: Scalar,
+    rtol: Scalar,
+    max_steps: int,
+) -> _Directions:
+    """Rows at log₁₀(−log L) = `decades`; `rtol` is the absolute tolerance on angles, hence relative on every ρ_j."""
+    coordinates = Coordinates.of(found.eta, log_alpha)
+    A = problem.y[:, None] * found.Z
+
+    def run(cap: Scalar) -> _Run:
+        return _run(_CappedFlow(coordinates, A, problem, cap), decades, rtol, max_steps)
+
+    # map, not vmap, under which both would take the steps of the slower
+    runs = jax.lax.map(run, cap * jnp.array([0.1, 1.0], A.dtype))
+    coarse, fine = (jax.tree.map(lambda v, i=i: v[i], runs) for i in (0, 1))
+    # Margins are tied to 1/κ where the flow ties them to 1/s, and ρ and q are linear in that.
+    fraction = jnp.maximum(1 - 10.0 ** (jnp.log10(cap) - decades), 0.0)[:, None] / 9
+    growth = coordinates.depth * jnp.sign(fine.angles) * (fine.angles - coarse.angles)  # of log ρ, within 1 where alive
+    further = jnp.log1p(-fraction * jnp.expm1(-jnp.clip(growth, -1.0, 1.0))) / coordinates.depth
+    angles = fine.angles + jnp.sign(fine.angles) * further
+    shares = jnp.maximum(fine.multipliers + fraction * (fine.multipliers - coarse.multipliers), 0.0)
+
+    def beta(x: Float[Array, " m"]) -> Float[Array, " d"]:
+        return found.modes.coefficients(coordinates.unit_rho(x)[0])
+
+    status = Status.where(coarse.status == Status.converged, fine.status, coarse.status)
+    tied = jax.vmap(coordinates.inexact)(angles).any()
+    return _Directions(
+        coordinates=coordinates,
+        angles=angles,
+        multipliers=shares / jnp.sum(shares, axis=-1, keepdims=True),
+        errors=angle(jax.vmap(beta)(angles), jax.vmap(beta)(fine.angles)),
+        status=Status.where(tied, Status.tied, status),
+        steps=coarse.steps + fine.steps,
+        rejected_steps=coarse.rejected_steps + fine.rejected_steps,
+    )
+
+
+def flow(
+    network: NetworkT,
+    problem: Classification,
+    found: Decoupled,
+    decades: Float[Array, " T"],
+    log_alpha: Scalar,
+    *,
+    cap: Scalar,
+    rtol: Scalar,
+    max_steps: int,
+) -> Path[NetworkT]:
+    """The path of e^`log_alpha` times `network`, with rows at log₁₀(−log L) = `decades`, up to thousands."""
+    rows = _directions(problem, found, decades, log_alpha, cap, rtol, max_steps)
+
+    def read(x: Float[Array, " m"]) -> tuple[NetworkT, Scalar]:
+        eta, log_unit = rows.coordinates.unit_eta(x)
+        lifted = lift(network, eta, log_alpha, log_unit)
+        size = jnp.sqrt(sum(jnp.sum(v**2) for v in lifted.weights))
+        return with_weights(lifted, tuple(v / size for v in lifted.weights)), log_unit + jnp.log(size)
+
+    networks, log_scales = jax.vmap(read)(rows.angles)
+    log_losses = jnp.where(jnp.isfinite(log_scales), -(10.0**decades), jnp.nan)
+    log_times = _log_time(log_losses, found.eta.shape[0], log_scales)
+    last = jax.tree.map(lambda v: v[-1], networks)
+    final = log_losses[-1]
+    return Path(
+        networks=networks,
+        log_scales=log_scales,
+        log_times=log_times,
+        log_losses=log_losses,
+        decades=jnp.where(jnp.isfinite(log_scales), decades, jnp.nan),
+        multipliers=rows.multipliers,
+        errors=rows.errors,
+        end=Solution(
+            network=last,
+            log_scale=log_scales[-1],
+            log_loss=final,
+            log_time=log_times[-1],
+            status=rows.status,
+            route=Route.dual,
+            error=jnp.full_like(final, jnp.nan),
+            certificate=Certificate.of(final),
+            steps=rows.steps,
+            rejected_steps=rows.rejected_steps,
+        ),
+    )
+
+
+def _log_time(log_loss: Array, depth: int, log_norm: Array) -> Array:
+    """t ~ 1 / (L ‖∇ log L‖²), and the gradient is aligned with the weights: ‖∇ log L‖ ‖Θ‖ ~ −L log L, L layers."""
+    return -log_loss - 2 * (jnp.log(-depth * log_loss) - log_norm)
+
+
+READINGS = (0.5, 0.75, 1.0)  # powers of −log L at which `remaining_angle` reads the direction
+
+
+def direction(
+    network: NetworkT,
+    problem: Classification,
+    found: Decoupled,
+    log_alpha: Scalar,
+    *,
+    log_loss: Scalar,
+    tolerance: Scalar,
+    cap: Scalar,
+    rtol: Scalar,
+    max_steps: int,
+) -> Solution[NetworkT]:
+    """The direction at `log_loss`, with a bound on the angle left to its limit."""
+    decades = jnp.log10(-log_loss) * jnp.array(READINGS, found.Z.dtype)
+    rows = _directions(problem, found, decades, log_alpha, cap, rtol, max_steps)
+    end = lift(network, rows.coordinates.eta(rows.angles[-1]), log_alpha)
+    final = problem.log_loss(end(problem.X))
+    rho, _ = jax.vmap(rows.coordinates.unit_rho)(rows.angles)
+    directions = jax.vmap(found.modes.coefficients)(rho)
+    depth = len(found.eta)
+    residual = kkt_residual(rho[-1], rows.multipliers[-1], problem.y[:, None] * found.Z, depth)
+    error = jnp.maximum(remaining_angle(directions) + rows.errors[-1], residual)
+    uncertified = (rows.status == Status.converged) & ~(error <= tolerance)
+    singular = (
+        singular_vector_residual(end, problem, rows.multipliers[-1])
+        if isinstance(end, LinearTensorNetwork)
+        else jnp.full_like(final, jnp.nan)
+    )
+    log_norm = jnp.log(sum(jnp.sum(v**2) for v in end.weights)) / 2
+    return Solution(
+        network=end,
+        log_scale=jnp.zeros_like(final),
+        log_loss=final,
+        log_time=_log_time(final, depth, log_norm),
+        status=Status.where(uncertified, Status.not_certified, rows.status),
+        route=Route.dual,
+        error=jnp.where(rows.status == Status.converged, error, jnp.inf),
+        certificate=Certificate.of(final, kkt_residual=residual, singular_vector_residual=singular),
+        steps=rows.steps,
+        rejected_steps=rows.rejected_steps,
+    )
+
+
+class _CappedFlow(eqx.Module):
+    """The flow of the angles at one cap κ."""
+
+    coordinates: Coordinates
+    A: Float[Array, "n m"]
+    problem: Classification
+    cap: Scalar
+
+    @property
+    def nu_is_state(self) -> bool:
+        """Whether ν is the state; otherwise the angles are."""
+        n, m = self.A.shape
+        return self.coordinates.depth == 2 and n < m
+
+    @property
+    def start(self) -> Array:
+        return jnp.zeros(len(self.A), self.A.dtype) if self.nu_is_state else self.coordinates.start
+
+    def angles(self, state: Array) -> Float[Array, " m"]:
+        return self.coordinates.start + self.A.T @ state if self.nu_is_state else state
+
+    def _log_loss(self, margins: Float[Array, " n"]) -> Scalar:
+        return self.problem.log_loss(self.problem.y * margins)
+
+    def capped_margins(self, state: Array) -> tuple[Float[Array, " n"], Scalar]:
+        """k e^{−R} m and log k, where k = 1 unless that would make the smallest margin exceed κ."""
+        rho, R = self.coordinates.unit_rho(self.angles(state))
+        m = self.A @ rho
+        least = jnp.min(m)
+        log_largest = jnp.log(self.cap) - jnp.log(jnp.where(least > 0, least, 1.0))
+        log_k = jnp.where(least > 0, jnp.minimum(R, log_largest), R)
+        return jnp.exp(log_k) * m, R - log_k
+
+    def log_s(self, state: Array) -> Scalar:
+        """log(−log L); NaN where L > 1."""
+        margins, log_shrink = self.capped_margins(state)
+        return log_shrink + jnp.log(-self._log_loss(margins))
+
+    def loss_is_small(self, state: Array) -> Scalar:
+        """Positive where −log L > 1."""
+        margins, log_shrink = self.capped_margins(state)
+        return jnp.exp(jnp.minimum(log_shrink, 100.0)) * -self._log_loss(margins) - 1.0
+
+    def is_stuck(self, state: Array) -> Bool[Array, ""]:
+        """Whether Aᵀq all but vanishes. Its norm bounds the maximum margin, so the data are not separable."""
+        row_norms = jnp.linalg.norm(self.A, axis=1)
+        return jnp.linalg.norm(self.A.T @ self.multipliers(state)) < 1e-9 * jnp.max(row_norms)
+
+    def multipliers(self, state: Array) -> Float[Array, " n"]:
+        q = -jax.grad(self._log_loss)(self.capped_margins(state)[0])
+        return q / jnp.sum(q)
+
+    def velocity(self, state: Array) -> Array:
+        """The state's derivative in a clock in which no angle moves faster than 1."""
+        q = self.multipliers(state) / jnp.max(jnp.linalg.norm(self.A, axis=1))
+        if self.nu_is_state:
+            return q
+        log_rate = -self.coordinates.log_zeta_slope(state)
+        return jnp.exp(log_rate - jnp.max(log_rate)) * (self.A.T @ q)
+
+    def velocity_by_log_s(self, state: Array) -> Array:
+        velocity = self.velocity(state)
+        _, rate = jax.jvp(self.log_s, (state,), (velocity,))
+        return velocity / rate
+
+
+class _Run(NamedTuple):
+    """One cap's run: `angles` and `multipliers` have a row for every decade."""
+
+    angles: Float[Array, "T m"]
+    multipliers: Float[Array, "T n"]
+    status: Status
+    steps: Int[Array, ""]
+    rejected_steps: Int[Array, ""]
+
+
+class _Waiting(eqx.Module):
+    """The flow in a clock in which no angle moves faster than 1."""
+
+    flow: _CappedFlow
+
+    def __call__(self, tau: Scalar, state: Array) -> Array:
+        return self.flow.velocity(state)
+
+
+class _Falling(eqx.Module):
+    """The flow in the clock log s."""
+
+    flow: _CappedFlow
+
+    def __call__(self, tau: Scalar, state: Array) -> Array:
+        return self.flow.velocity_by_log_s(state)
+
+
+class _LossIsSmall(eqx.Module):
+    """Changes sign, or merely turns true, where −log L = 1."""
+
+    flow: _CappedFlow
+
+    def __call__(self, tau: Scalar, state: Array) -> Array:
+        value = self.flow.loss_is_small(state)
+        return value if _can_find_roots(state.dtype) else value > 0
+
+
+def _can_find_roots(dtype: Any) -> bool:
+    """diffrax's search for an event's time needs states in JAX's default precision. Without it the first phase ends at
+    a step, and rows of losses that were passed within that step are NaN."""
+    return dtype == jnp.zeros(()).dtype
+
+
+class _IsStuck(eqx.Module):
+    flow: _CappedFlow
+
+    def __call__(self, tau: Scalar, state: Array) -> Bool[Array, ""]:
+        return self.flow.is_stuck(state)
+
+
+def _run(flow: _CappedFlow, decades: Float[Array, " T"], tolerance: Scalar, max_steps: int) -> _Run:
+    """First in a bounded clock until −log L = 1, then in the clock log s."""
+    dtype = flow.A.dtype
+    eps = float(jnp.finfo(dtype).eps)
+    relative = jnp.maximum(450 * eps * flow.cap, eps)  # round-off in the angles moves q by κ times as much
+    solver = diffrax.Kvaerno5(
+        # Full Newton: with the tie of margins a chord iteration takes ten times the steps. It stops at a change ten
+        # times the tolerance, since the next would be its square; much less would be round-off on long steps.
+        root_finder=implicit.RoundOffNewton(relative, 10 * tolerance, kappa=1.0, once=False)
+    )
+    small_from_the_start = flow.loss_is_small(flow.start) > 0
+    first = integrate(
+        Integration(
+            field=_Waiting(flow),
+            solver=solver,
+            start=flow.start,
+            first=jnp.zeros((), dtype),
+            last=jnp.where(small_from_the_start, 0.0, jnp.asarray(_LONGEST_WAIT, dtype)),
+            rtol=relative,
+            atol=tolerance,
+            stops=(_LossIsSmall(flow), _IsStuck(flow)),
+            root_finder=optimistix.Newton(1e-6, 1e-6) if _can_find_roots(dtype) else None,
+            max_steps=max_steps,
+        )
+    )
+    state = first.state
+    log_s = flow.log_s(state)
+    last = decades[-1] * _LN10
+    log_s = jnp.where(jnp.isfinite(log_s), log_s, last)  # a lane that did not get this far has nothing to integrate
+    times = jnp.maximum(decades * _LN10, log_s)
+    second = integrate(
+        Integration(
+            field=_Falling(flow),
+            solver=solver,
+            start=state,
+            first=log_s,
+            last=jnp.maximum(last, log_s),
+            rtol=relative,
+            atol=tolerance,
+            saving=AtTaus(times),
+            # Steps end at the rows: interpolation would move tied margins, and q with them.
+            clip_to=times,
+            max_steps=max_steps,
+        )
+    )
+    kept, states = second.rows.kept, second.rows.states
+
+    def read(state: Array, decade: Scalar, kept: Bool[Array, ""]) -> tuple[Array, Array]:
+        reached = kept & (decade * _LN10 >= log_s) & (flow.loss_is_small(state) > -1e-3)
+        return jax.tree.map(lambda v: jnp.where(reached, v, jnp.nan), (flow.angles(state), flow.multipliers(state)))
+
+    angles, multipliers = jax.vmap(read)(states, decades, kept)
+    out_of_steps = (first.result == diffrax.RESULTS.max_steps_reached) | (
+        second.result == diffrax.RESULTS.max_steps_reached
+    )
+    # The first phase ends well only where the loss is small: at its end in vain, or stuck.
+    ended = (first.result == diffrax.RESULTS.successful) | (first.result == diffrax.RESULTS.event_occurred)
+    hopeless = ended & ~small_from_the_start & ~(flow.loss_is_small(state) > -1e-3)
+    return _Run(
+        angles=angles,
+        multipliers=multipliers,
+        status=first_of(
+            (jnp.all(jnp.isfinite(angles[-1])), Status.converged),
+            (flow.is_stuck(state) | hopeless, Status.no_descent),
+            (out_of_steps, Status.step_limit),
+            otherwise=Status.not_finite,
+        ),
+        steps=first.steps + second.steps,
+        rejected_steps=first.rejected_steps + second.rejected_steps,
+    )
+
+
+_LONGEST_WAIT = 1e9  # of the bounded clock; log s grows by about the margin in a unit of it, so that is about zero

@@ -1,0 +1,49 @@
+"""A problem in the coordinates in which a network's flow decouples, and the way back."""
+
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Scalar
+
+from ..networks import Modes, Network, with_weights
+from ..problems import Problem
+
+NetworkT = TypeVar("NetworkT", bound=Network)
+
+
+class Decoupled(NamedTuple):
+    """Outputs Zρ with Z = X Sᵀ and ρ = Π_l η_l, over the reals; `eta` is the start's."""
+
+    Z: Float[Array, "n m"]
+    eta: Float[Array, "L m"]
+    modes: Modes
+
+
+def decoupled(network: Network, problem: Problem) -> Decoupled | None:
+    """The decoupled form of a network with real `modes` and two layers or more; None for others.
+
+    It is a matter of types and shapes alone.
+    """
+    modes = network.modes()
+    if modes is None or not modes.is_real or len(modes.eta) < 2:
+        return None
+    return Decoupled(modes.inputs(problem.X), jnp.stack(modes.eta), modes)
+
+
+def lift(network: NetworkT, eta: Float[Array, "L m"], log_alpha: Scalar, log_unit: float | Scalar = 0.0) -> NetworkT:
+    """The network whose modes are e^log_unit `eta`, all of it in units of e^log_unit.
+
+    The part of its weights outside the column spaces of the U_l stays what e^log_alpha times `network` has.
+    """
+
+    def eta_of(weights: tuple[Array, ...]) -> Array:
+        modes: Any = with_weights(network, weights).modes()
+        return jnp.stack(modes.eta)
+
+    start, transposed = jax.vjp(eta_of, network.weights)  # η_l = U_lᵀv_l, and U_l η_l is its transpose
+    (inside,), (ends,) = transposed(start), transposed(eta)
+    alpha = jnp.exp(log_alpha - log_unit)
+    return with_weights(
+        network, tuple(alpha * (v - u) + w for v, u, w in zip(network.weights, inside, ends, strict=True))
+    )

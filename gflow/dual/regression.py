@@ -1,0 +1,208 @@
+"""The flow of a regression in dual coordinates, and its limit without integration.
+
+With ν = −∫₀ᵗ r and Z = X Sᵀ the flow of all weights is exactly ν̇ = −r(Zρ(Zᵀν)), in n unknowns, and its limit
+the minimum of a convex function of ν, whatever the loss. That holds for every initialisation with one strictly
+dominated layer per coordinate. Yun et al. 2021, Theorem 5, is the case in which that layer starts at zero.
+"""
+
+from typing import Any, TypeVar
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Scalar
+
+from .._checks import require_precision
+from ..flows import implicit
+from ..flows.clocks import log_time_at
+from ..flows.engine import Integration, integrate
+from ..flows.weights import path_of
+from ..networks import Network
+from ..problems import Problem
+from ..records import Certificate, Path, Route, Solution, Status, first_of, status_of
+from .coordinates import Coordinates
+from .decoupled import Decoupled, lift
+from .newton import newton
+
+NetworkT = TypeVar("NetworkT", bound=Network)
+
+
+def limit(
+    network: NetworkT,
+    problem: Problem,
+    found: Decoupled,
+    log_alpha: Scalar,
+    *,
+    tolerance: float | Scalar,
+    max_steps: int,
+) -> Solution[NetworkT]:
+    """The limit point of gradient flow from e^`log_alpha` times `network`, by Newton's method.
+
+    Its derivatives are those of the equations that the limit solves. (To differentiate the limit as a steady state of
+    the flow, as the adjoints made for steady states do, is wrong: the steady states form a continuum, and the start
+    decides which is reached.)
+    """
+    coordinates = Coordinates.of(found.eta, log_alpha)
+    end = newton(coordinates, found.Z, problem.y, tolerance=tolerance, max_iterations=max_steps)
+    last = lift(network, coordinates.eta(end.angles), log_alpha)
+    outputs = last(problem.X)
+    log_loss = problem.log_loss(outputs)
+    # What is returned must fit by its own outputs: coordinates that are not the network's prove nothing. A thousand
+    # tolerances leave room for the condition of Zρ.
+    size = jnp.linalg.norm(problem.y) + jnp.linalg.norm(found.Z @ coordinates.rho(coordinates.start))
+    residual = jnp.linalg.norm(problem.discrepancy(outputs)) / jnp.where(size > 0, size, 1.0)
+    fits = residual <= 1e3 * tolerance
+    return Solution(
+        network=last,
+        log_scale=jnp.zeros_like(log_loss),
+        log_loss=log_loss,
+        log_time=jnp.full_like(log_loss, jnp.inf),
+        status=first_of(
+            (end.converged & fits, Status.converged),
+            (coordinates.inexact(end.angles), Status.tied),
+            (~end.finite, Status.not_finite),
+            (end.converged | (end.iterations < max_steps), Status.not_certified),
+            otherwise=Status.step_limit,
+        ),
+        route=Route.dual,
+        error=end.error,
+        certificate=Certificate.of(log_loss, residual=residual, dual_residual=end.dual_residual, gap=end.gap),
+        steps=end.iterations,
+        rejected_steps=jnp.zeros_like(end.iterations),
+    )
+
+
+class DualRegression(eqx.Module):
+    """The flow in the clock u = log(1 + t̂), t = e^log_unit t̂. The state is ν for two layers, the angles for more."""
+
+    coordinates: Coordinates
+    found: Decoupled
+    problem: Problem
+
+    @property
+    def log_unit(self) -> Scalar:
+        return (2 - self.coordinates.depth) * self.coordinates.log_scale
+
+    def start(self) -> Array:
+        return jnp.zeros_like(self.problem.y) if self.coordinates.depth == 2 else self.coordinates.start
+
+    def angles(self, state: Array) -> Array:
+        return self.coordinates.start + state @ self.found.Z if self.coordinates.depth == 2 else state
+
+    def outputs(self, state: Array) -> Array:
+        return self.found.Z @ self.coordinates.rho(self.angles(state))
+
+    def __call__(self, tau: Scalar, state: Array) -> Array:
+        nu_dot = -jnp.exp(tau) * self.problem.residual(self.outputs(state))
+        if self.coordinates.depth == 2:
+            return nu_dot
+        return nu_dot @ self.found.Z * jnp.exp(-jnp.maximum(self.coordinates.log_zeta_slope(state), _FLATTEST))
+
+
+_FLATTEST = float(np.log(1e-6))  # of dζ/dx, beyond which a weight that has blown up just follows
+
+
+class _Arrived(eqx.Module):
+    """Whether the residual is that of the end: beyond, round-off times t would steer the steps."""
+
+    dual: DualRegression
+    size: Scalar
+
+    def __call__(self, tau: Scalar, state: Array) -> Bool[Array, ""]:
+        return jnp.linalg.norm(self.dual.problem.discrepancy(self.dual.outputs(state))) <= self.size
+
+
+def rest(dtype: Any) -> float:
+    """The relative residual at which a flow has come to rest: 1e-10, or a thousand units of round-off."""
+    return max(1e-10, 1e3 * float(jnp.finfo(dtype).eps))
+
+
+class _LossBelow(eqx.Module):
+    dual: DualRegression
+    value: Scalar
+
+    def __call__(self, tau: Scalar, state: Array) -> Bool[Array, ""]:
+        return self.dual.problem.log_loss(self.dual.outputs(state)) < self.value
+
+
+def flow(
+    network: NetworkT,
+    problem: Problem,
+    found: Decoupled,
+    log_alpha: Scalar,
+    *,
+    saving: Any,
+    last_log_time: Scalar | None,
+    log_loss: Scalar | None,
+    rtol: float | Scalar,
+    max_steps: int,
+) -> Path[NetworkT]:
+    """The path of gradient flow from e^`log_alpha` times `network`, until log t or log L is the one given.
+
+    `saving` is a rule for rows; its `taus`, where there are such, are values of log t.
+    """
+    dtype = found.Z.dtype
+    require_precision("rtol", rtol, dtype)
+    coordinates = Coordinates.of(found.eta, log_alpha)
+    dual = DualRegression(coordinates, found, problem)
+
+    def clock(log_time: Array) -> Array:
+        return jax.nn.softplus(jnp.asarray(log_time, dtype) - dual.log_unit)
+
+    if hasattr(saving, "taus"):
+        saving = eqx.tree_at(lambda s: s.taus, saving, clock(saving.taus))
+    largest = float(np.log(jnp.finfo(dtype).max)) - 20.0
+    last = jnp.minimum(largest, jnp.inf if last_log_time is None else clock(last_log_time))
+    sizes = jnp.linalg.norm(problem.discrepancy(jnp.zeros_like(problem.y))), jnp.linalg.norm(dual.outputs(dual.start()))
+    stops: list[Any] = [] if log_loss is None else [_LossBelow(dual, log_loss)]
+    if log_loss is None or last_log_time is not None:
+        stops.append(_Arrived(dual, rest(dtype) * (sizes[0] + sizes[1])))
+    tolerance = jnp.asarray(rtol, dtype)
+    run = integrate(
+        Integration(
+            field=dual,
+            solver=implicit.newton(),
+            start=dual.start(),
+            first=jnp.zeros((), dtype),
+            last=jnp.asarray(last, dtype),
+            rtol=tolerance,
+            atol=tolerance,
+            stops=tuple(stops),
+            saving=saving,
+            max_steps=max_steps,
+        )
+    )
+
+    def read(tau: Scalar, state: Array) -> tuple[NetworkT, Scalar, Bool[Array, ""]]:
+        x = dual.angles(state)
+        return lift(network, coordinates.eta(x), log_alpha), log_time_at(tau) + dual.log_unit, coordinates.inexact(x)
+
+    end, _, inexact = read(run.tau, run.state)
+    final = problem.log_loss(end(problem.X))
+    met = jnp.zeros((), bool) if log_loss is None else final < log_loss
+    # A flow that has arrived stays: it is there at all later times that were asked for.
+    stays = (run.result == diffrax.RESULTS.event_occurred) & ~met
+    end_tau = run.tau if last_log_time is None else jnp.where(stays, last, run.tau)
+    rows = run.rows.filled_up(end_tau, run.state)
+    taus = jnp.where(stays, saving.taus, rows.taus) if hasattr(saving, "taus") else rows.taus
+    networks, log_times, _ = jax.vmap(read)(taus, rows.states)
+    _, log_time, _ = read(end_tau, run.state)
+    return path_of(
+        networks,
+        log_times,
+        problem,
+        Solution(
+            network=end,
+            log_scale=jnp.zeros_like(final),
+            log_loss=final,
+            log_time=jnp.asarray(log_time, final.dtype),
+            status=first_of((inexact, Status.tied), (met, Status.converged), otherwise=status_of(run.result)),
+            route=Route.dual,
+            error=jnp.full_like(final, jnp.nan),
+            certificate=Certificate.of(final),
+            steps=run.steps,
+            rejected_steps=run.rejected_steps,
+        ),
+    )

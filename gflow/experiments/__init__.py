@@ -1,0 +1,1 @@
+"""Experiments of papers, run by the verbs above."""

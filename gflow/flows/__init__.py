@@ -1,0 +1,1 @@
+"""Integration: clocks, stopping rules, rows of a path, implicit solvers, and the engine that diffrax drives."""

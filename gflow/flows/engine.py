@@ -1,0 +1,147 @@
+"""The one caller of diffrax: a field followed from a start until a stop.
+
+A forward call builds no machinery for reverse mode. `jax.grad` of it integrates again with checkpoints, unless the
+caller names an adjoint of its own.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, PyTree, Scalar
+
+from .rows import OnlyEnd, Recorded, Saving
+
+
+class Integration(eqx.Module):
+    """What is to be integrated, as data.
+
+    - `field`: (τ, state) ↦ the state's derivative, an equinox module.
+    - `solver`, `start`, `first`, `last`: from τ = `first` to `last`.
+    - `rtol`, `atol`: of a step; `atol` a number or like the state.
+    - `stops`: modules (τ, state) ↦ Bool; the integration ends at the first step after which one holds.
+    - `saving`: which rows to keep.
+    - `clip_to`: values of τ at which steps must end.
+    """
+
+    field: Callable[[Scalar, PyTree], PyTree]
+    solver: diffrax.AbstractSolver
+    start: PyTree
+    first: Scalar
+    last: Scalar
+    rtol: Any
+    atol: Any
+    stops: tuple[Callable[[Scalar, PyTree], Array], ...] = ()
+    saving: Saving = OnlyEnd()
+    clip_to: Array | None = None
+    pcoeff: float = 0.3  # halves the rejected steps of stiff flows
+    icoeff: float = 0.4
+    root_finder: Any = None  # of stops that are continuous: to the point where they change sign
+    max_steps: int = eqx.field(static=True, default=4096)
+
+
+class Run(NamedTuple):
+    """Where an integration ended, by itself or by a stop, with its `Rows` (None if none were kept)."""
+
+    tau: Scalar
+    state: PyTree
+    rows: Any
+    result: diffrax.RESULTS
+    steps: Int[Array, ""]
+    rejected_steps: Int[Array, ""]
+
+
+def integrate(what: Integration, adjoint: diffrax.AbstractAdjoint | None = None) -> Run:
+    """Follows `what`. Every failure is in the `result`."""
+    what = _without_complex(what)
+    return _run(what, adjoint) if adjoint is not None else _forward(what)
+
+
+@eqx.filter_custom_vjp
+def _forward(what: Integration) -> Run:
+    return _run(what, diffrax.ForwardMode())
+
+
+@_forward.def_fwd
+def _forward_fwd(perturbed: Any, what: Integration) -> tuple[Run, tuple[Callable, Run]]:
+    run, pull_back = eqx.filter_vjp(lambda w: _run(w, diffrax.RecursiveCheckpointAdjoint()), what)
+    return run, (pull_back, jax.tree.map(jnp.zeros_like, eqx.filter(run, eqx.is_inexact_array)))
+
+
+@_forward.def_bwd
+def _forward_bwd(saved: tuple[Callable, Run], ct: Run, perturbed: Any, what: Integration) -> Any:
+    pull_back, zeros = saved
+    # Of outputs that nothing depends on equinox hands on None, where the pull-back needs zeros.
+    ct = jax.tree.map(lambda zero, c: zero if c is None else c, zeros, ct, is_leaf=lambda v: v is None)
+    return pull_back(ct)[0]
+
+
+def _run(what: Integration, adjoint: diffrax.AbstractAdjoint) -> Run:
+    steps = diffrax.PIDController(rtol=what.rtol, atol=what.atol, pcoeff=what.pcoeff, icoeff=what.icoeff)
+    if what.clip_to is not None:
+        steps = diffrax.ClipStepSizeController(steps, step_ts=what.clip_to)
+    conditions = tuple(_Condition(i) for i in range(len(what.stops)))
+    run = diffrax.diffeqsolve(
+        diffrax.ODETerm(_field),
+        Recorded(what.solver, what.saving),
+        t0=what.first,
+        t1=what.last,
+        dt0=None,
+        y0=what.start,
+        args=(what.field, what.stops),
+        saveat=diffrax.SaveAt(t1=True, solver_state=True),
+        stepsize_controller=steps,
+        event=diffrax.Event(conditions, what.root_finder) if conditions else None,
+        adjoint=adjoint,
+        max_steps=what.max_steps,
+        throw=False,
+    )
+    ts: Any = run.ts
+    solver_state: Any = run.solver_state
+    return Run(
+        tau=ts[-1],
+        state=jax.tree.map(lambda v: v[-1], run.ys),
+        rows=None if isinstance(what.saving, OnlyEnd) else what.saving.rows(solver_state[1]),
+        result=run.result,
+        steps=run.stats["num_accepted_steps"],
+        rejected_steps=run.stats["num_rejected_steps"],
+    )
+
+
+@eqx.filter_jit  # traced once, however many times diffrax inlines it
+def _field(tau: Any, state: PyTree, args: tuple[Callable, tuple]) -> PyTree:
+    return _with_complex(args[0])(tau, state)
+
+
+class _Condition(eqx.Module):
+    """The i-th stop, as diffrax calls it."""
+
+    i: int = eqx.field(static=True)
+
+    def __call__(self, t: Scalar, y: PyTree, args: tuple[Callable, tuple], **_: Any) -> Array:
+        return _stop(t, y, args[1][self.i])
+
+
+@eqx.filter_jit  # likewise
+def _stop(tau: Scalar, state: PyTree, stop: Callable) -> Array:
+    return _with_complex(stop)(tau, state)
+
+
+class _Parts(NamedTuple):
+    """A complex array as two real ones: diffrax warns of complex leaves, and the state of every flow is real."""
+
+    real: Array
+    imag: Array
+
+
+def _without_complex(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda v: _Parts(v.real, v.imag) if eqx.is_array(v) and jnp.iscomplexobj(v) else v, tree)
+
+
+def _with_complex(tree: PyTree) -> PyTree:
+    return jax.tree.map(
+        lambda v: jax.lax.complex(*v) if isinstance(v, _Parts) else v, tree, is_leaf=lambda v: isinstance(v, _Parts)
+    )

@@ -1,0 +1,161 @@
+"""Where a flow stops, as data."""
+
+import abc
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Scalar
+
+from .._checks import to_scalar
+from ..networks import LinearNetwork, Network, with_weights
+from ..problems import Problem
+from ..problems import log_loss as log_loss_at
+from .clocks import Clock, Weights, norm
+from .rows import Rows, Saving
+
+
+class Until(eqx.Module):
+    """A rule by which a flow stops, at the first step after which it holds."""
+
+    is_convergence: ClassVar[bool] = True  # whether a flow that it stops has converged
+
+    @abc.abstractmethod
+    def met(self, weights: Weights, log_time: Scalar, network: Network, problem: Problem) -> Bool[Array, ""]: ...
+
+
+class LogLoss(Until):
+    """Until log L is below `value`: the flow has then converged.
+
+    ```python
+    gflow.flow(network, problem, until=gflow.LogLoss(-1e6))
+    ```
+    """
+
+    value: Scalar = eqx.field(converter=lambda v: to_scalar("LogLoss", v))
+
+    def met(self, weights: Weights, log_time: Scalar, network: Network, problem: Problem) -> Bool[Array, ""]:
+        return log_loss_at(weights, network, problem) < self.value
+
+
+class LogTime(Until):
+    """Until log t is above `value`: the flow is then finished, converged or not."""
+
+    value: Scalar = eqx.field(converter=lambda v: to_scalar("LogTime", v))
+    is_convergence: ClassVar[bool] = False
+
+    def met(self, weights: Weights, log_time: Scalar, network: Network, problem: Problem) -> Bool[Array, ""]:
+        return log_time > self.value
+
+
+class Turning(Until):
+    """Until L < 1 and the direction of the weights turns by less than `angle`, in radians, while −log L grows by a
+    factor e: the flow has then converged."""
+
+    angle: Scalar = eqx.field(converter=lambda v: to_scalar("Turning", v))
+
+    def met(self, weights: Weights, log_time: Scalar, network: Network, problem: Problem) -> Bool[Array, ""]:
+        return turning_rate(weights, network, problem) < self.angle
+
+
+class Fitted(Until):
+    """Until ‖discrepancy‖ ≤ `size`: the end of a limit."""
+
+    size: Scalar
+
+    def met(self, weights: Weights, log_time: Scalar, network: Network, problem: Problem) -> Bool[Array, ""]:
+        return discrepancy_size(problem, with_weights(network, weights)(problem.X)) <= self.size
+
+
+class Arrived(Until):
+    """Until ‖discrepancy‖ ≤ `size`: the flow is at rest, and is then finished."""
+
+    size: Scalar
+    is_convergence: ClassVar[bool] = False
+
+    def met(self, weights: Weights, log_time: Scalar, network: Network, problem: Problem) -> Bool[Array, ""]:
+        return discrepancy_size(problem, with_weights(network, weights)(problem.X)) <= self.size
+
+
+class Stationary(Until):
+    """Until the loss of a classification cannot fall any further: see `is_stationary`."""
+
+    is_convergence: ClassVar[bool] = False
+
+    def met(self, weights: Weights, log_time: Scalar, network: Network, problem: Problem) -> Bool[Array, ""]:
+        return is_stationary(weights, network, problem)
+
+
+class Stop(eqx.Module):
+    """A rule, read off the states of a clock."""
+
+    clock: Clock
+    rule: Until
+
+    def __call__(self, tau: Scalar, state: tuple) -> Bool[Array, ""]:
+        clock = self.clock
+        return self.rule.met(clock.weights(state), clock.log_time(tau, state), clock.network, clock.problem)
+
+
+class AtLogLosses(Saving):
+    """Rows: the states after the first step at which log L is below each of `log_losses`, which decrease."""
+
+    clock: Clock
+    log_losses: Float[Array, " T"]
+
+    def start(self, tau: Scalar, state: tuple) -> Rows:
+        def fill(v: Array) -> Array:
+            return jnp.broadcast_to(v, (self.log_losses.size, *jnp.shape(v)))
+
+        return Rows(fill(tau), jax.tree.map(fill, state), jnp.zeros(self.log_losses.shape, bool))
+
+    def after(
+        self, memory: Rows, tau_0: Scalar, tau_1: Scalar, state: tuple, between: Callable[[Scalar], tuple]
+    ) -> Rows:
+        log_loss = log_loss_at(self.clock.weights(state), self.clock.network, self.clock.problem)
+        new = ~memory.kept & (log_loss < self.log_losses)
+
+        def write(rows: Array, v: Array) -> Array:
+            return jnp.where(new.reshape(-1, *[1] * jnp.ndim(v)), v, rows)
+
+        taus, states = jax.tree.map(write, (memory.taus, memory.states), (tau_1, state))
+        return Rows(taus, states, memory.kept | new)
+
+    def rows(self, memory: Rows) -> Rows:
+        return memory
+
+
+def discrepancy_size(problem: Problem, outputs: Array) -> Scalar:
+    """‖discrepancy‖ without overflow."""
+    d = jnp.ravel(problem.discrepancy(outputs))
+    largest = jnp.max(jnp.abs(d))
+    return largest * jnp.linalg.norm(d / jnp.where(largest > 0, largest, 1.0))
+
+
+def turning_rate(weights: Weights, network: Network, problem: Problem) -> Scalar:
+    """By how many radians the direction of Θ turns while −log L grows by a factor e; ∞ while L ≥ 1."""
+    log_loss, gradient = jax.value_and_grad(log_loss_at)(weights, network, problem)
+    slope, size = norm(gradient), norm(weights)
+    radial = sum(jnp.sum(g * v) for g, v in zip(gradient, weights, strict=True)) / size**2
+    tangential = norm(tuple(g - radial * v for g, v in zip(gradient, weights, strict=True)))
+    return jnp.where(log_loss < 0, -log_loss * tangential / (slope**2 * size), jnp.inf)
+
+
+def is_stationary(weights: Weights, network: Network, problem: Any) -> Bool[Array, ""]:
+    """Whether the flow of a classification cannot make its loss fall, although it does not classify every point.
+
+    That is where the gradients of the data points cancel in ∇L to nine digits, or all vanish. A function xᵀβ also
+    cannot where Σ q_i y_i x_i vanishes to nine digits of the longest x_i, with q_i the points' shares in ∇L: its norm
+    bounds the margin of every unit β (Gordan), so the data are not separable. A plateau meets neither.
+    """
+    outputs, pull_back = jax.vjp(lambda v: with_weights(network, v)(problem.X), weights)
+    log_loss, shares = jax.value_and_grad(problem.log_loss)(outputs)
+    each = jax.vmap(lambda one: norm(pull_back(one)[0]))(jnp.diag(shares))
+    stationary = norm(pull_back(shares)[0]) <= 1e-9 * jnp.sum(each)
+    if isinstance(network, LinearNetwork):
+        longest = jnp.max(jnp.linalg.norm(problem.X, axis=1))
+        stationary |= jnp.linalg.norm(shares @ problem.X) <= 1e-9 * longest * jnp.sum(jnp.abs(shares))
+    # A loss below that of a single margin of zero classifies every point, and falls for ever.
+    return stationary & (log_loss > problem.loss(jnp.zeros_like(log_loss)) - 1e-9)

@@ -1,0 +1,180 @@
+"""What is measured of an end or a path: angles, optimality residuals, crossings. One lane each; batch by `jax.vmap`.
+
+Losses enter as *decades*, log₁₀(−log L), the only form in which −10^1000 fits into a float.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Inexact, Scalar
+
+from .networks import LinearTensorNetwork, Network, with_weights
+from .problems import Classification
+
+
+def angle(a: Float[ArrayLike, "... d"], b: Float[ArrayLike, "... d"]) -> Float[Array, "..."]:
+    """The angle between two vectors in radians, or between rows of them; accurate also near 0 and π.
+
+    NaN where a vector is zero. Vectors of any size that float can hold will do.
+
+    ```python
+    gflow.angle(path.directions, expected.coefficients)
+    ```
+    """
+    a, b = _unit(a), _unit(b)
+    return 2 * jnp.arctan2(jnp.linalg.norm(a - b, axis=-1), jnp.linalg.norm(a + b, axis=-1))
+
+
+def _unit(v: ArrayLike) -> Array:
+    v = jnp.asarray(v)
+    v = v / jnp.max(jnp.abs(v), axis=-1, keepdims=True)  # so that squares neither over- nor underflow
+    return v / jnp.linalg.norm(v, axis=-1, keepdims=True)
+
+
+def distance(a: Float[ArrayLike, "... d"], b: Float[ArrayLike, "... d"]) -> Float[Array, "..."]:
+    """‖a − b‖ / ‖b‖, or ‖a‖ where b is zero."""
+    a, b = jnp.asarray(a), jnp.asarray(b)
+    size = jnp.linalg.norm(b, axis=-1)
+    return jnp.linalg.norm(a - b, axis=-1) / jnp.where(size > 0, size, 1.0)
+
+
+def multipliers(network: Network, problem: Classification) -> Float[Array, " n"]:
+    """The share of each data point in −∇ log L, |r_i| / Σ|r|, without under- or overflow.
+
+    Support vectors' margins differ by O(1) in them: beyond −log L = 1e12 float64 no longer tells.
+    """
+    q = jnp.abs(jax.grad(problem.log_loss)(network(problem.X)))
+    return q / jnp.sum(q)
+
+
+def singular_vector_residual(
+    network: LinearTensorNetwork, problem: Classification, shares: Float[Array, " n"] | None = None
+) -> Scalar:
+    """How nearly the weights are singular vectors of M(−u), u the direction of Xᵀr; → 0 along a flow.
+
+    With unit vectors v̂_l = v_l/‖v_l‖, s = M(−u)∘(v̂_1, …, v̂_L): the largest of
+    ‖M(−u)∘(v̂_1, …, I, …, v̂_L) − s v̂_l‖ / |s| over the L layers. May be compiled and batched over a path.
+
+    `shares` are |r_i| / Σ|r|; by default the network's own `multipliers`.
+
+    Yun et al. 2021, Theorem 1. Together with `alignment` it tests any linear tensor network, whatever its
+    architecture.
+
+    ```python
+    jax.vmap(lambda n: gflow.measures.singular_vector_residual(n, problem))(path.networks)
+    ```
+    """
+    if not isinstance(network, LinearTensorNetwork):
+        raise ValueError(
+            f"Theorem 1 is for linear tensor networks; {type(network).__name__} is not multilinear in its weights."
+        )
+    # The residual r = −shares · y · Σ|r| only matters up to a factor, so that no loss is too small.
+    minus_u = problem.X.T @ (problem.y * (multipliers(network, problem) if shares is None else shares))
+    minus_u = minus_u / jnp.linalg.norm(minus_u)
+    unit = tuple(v / jnp.linalg.norm(v) for v in network.weights)
+
+    def applied(weights: tuple[Array, ...]) -> Scalar:
+        return minus_u @ with_weights(network, weights).coefficients()
+
+    s, gradients = jax.value_and_grad(applied)(unit)
+    errors = [jnp.linalg.norm(g - s * v) for g, v in zip(gradients, unit, strict=True)]
+    return jnp.max(jnp.stack(errors)) / jnp.abs(s)
+
+
+def kkt_residual(
+    rho: Inexact[Array | np.ndarray, " m"],
+    multipliers: Float[Array | np.ndarray, " n"],
+    A: Inexact[Array | np.ndarray, "n m"],
+    depth: int,
+) -> Scalar:
+    """How far ρ is from a stationary point of min ‖ρ‖_{2/L} s.t. Re Aρ ≥ 1, free of scale.
+
+    With u = Aᴴμ, μ the `multipliers` ≥ 0, stationary means u_j ρ̄_j = c |ρ_j|^{2/L} for all j and μ_i > 0 on
+    the smallest margins alone, and where ρ_j = 0 also |u_j| ≤ c for L = 2 and u_j = 0 for L = 1. The residual
+    is the largest of the relative violations,
+
+        Σ|u_j ρ̄_j − c |ρ_j|^{2/L}| / Σ c |ρ_j|^{2/L},    Σ μ_i (m_i − min m) / Σ μ_i m_i,
+
+    max |u_j| / c − 1 for L = 2, and max |u_j − c ρ_j| / max c |ρ_j| for L = 1. `A` is diag(y) X Sᵀ.
+
+    Yun et al. 2021, Theorem 2; for L = 1 the ℓ2 margin, as of Corollary 1 with ρ = β.
+    """
+    # Methods (np.real is one), not functions of jnp: NumPy's float64 stays so also where JAX's default is float32.
+    u, margins = A.conj().T @ multipliers, np.real(A @ rho)
+    found, wanted = u * rho.conj(), abs(rho) ** (2 / depth)
+    c = np.real(found).sum() / wanted.sum()
+    violations = [
+        abs(found - c * wanted).sum() / (abs(c) * wanted).sum(),
+        multipliers @ (margins - margins.min()) / abs(multipliers @ margins),
+    ]
+    if depth == 1:
+        violations.append(abs(u - c * rho).max() / abs(c * rho).max())
+    if depth == 2:
+        violations.append(abs(u).max() / c - 1)
+    return jnp.max(jnp.stack(violations))
+
+
+def decades_for_angle(
+    decades: Float[Array, " T"], angles: Float[Array, " T"], wanted: float | Scalar
+) -> Float[Array, ""]:
+    """The loss, as log₁₀(−log L), from which on the angle stays below `wanted`; ∞ if it does not within the curve.
+
+    Between the rows it interpolates log angle linearly in decades. Rows whose angle is NaN were not reached and are
+    passed over. With log-times in the place of decades it is the log t needed.
+    """
+    above = angles > wanted
+    last = jnp.max(jnp.where(above, jnp.arange(angles.size), -1))
+    i = jnp.clip(last, 0, angles.size - 2)
+    high, low = jnp.log(angles[i]), jnp.log(angles[i + 1])
+    crossing = decades[i] + (decades[i + 1] - decades[i]) * (high - jnp.log(wanted)) / (high - low)
+    crossing = jnp.where(jnp.isnan(crossing), decades[i + 1], crossing)  # from a row with L ≥ 1
+    first = decades[jnp.argmax(jnp.isfinite(angles) & jnp.isfinite(decades))]
+    ends_below = angles[-1] <= wanted
+    return jnp.where(ends_below, jnp.where(last < 0, first, crossing), jnp.inf)
+
+
+def remaining_angle(directions: Float[Array, "3 d"]) -> Scalar:
+    """An estimate of the angle left from the last direction to the limit; read at s^{1/2}, s^{3/4} and s = −log L.
+
+    Where the angle to the limit falls like a power s^{−p}, the two turns between the three have the ratio r = s^{−p/4},
+    and what is left is the second turn times r / (1 − r). Sums of powers turn ever more slowly: r is taken to be at
+    least ½, so that the estimate is no less than the second turn. It is ∞ where the turns do not shrink, and
+    no less than 1e-6, since directions are integrated to six digits.
+    """
+    first, second = angle(directions[0], directions[1]), angle(directions[1], directions[2])
+    r = jnp.maximum(second / jnp.where(first > 0, first, 1.0), 0.5)
+    left = jnp.where(r < 1, second * r / jnp.where(r < 1, 1 - r, 1.0), jnp.inf)
+    return jnp.where(second <= _RESOLUTION, _RESOLUTION, left)
+
+
+_RESOLUTION = 1e-6
+
+
+def excess_norm(
+    rho: Float[Array, "T m"], A: Float[Array, "n m"], p: float, minimum: float | Scalar
+) -> Float[Array, " T"]:
+    """By which share ‖ρ‖_p at unit margin, ‖ρ‖_p / min Aρ, exceeds its `minimum`. `A` is diag(y) X Sᵀ.
+
+    For the theorem's norm p = 2/L. Negative margins give ∞.
+    """
+    norms = jnp.sum(jnp.abs(rho) ** p, axis=-1) ** (1 / p)
+    margins = jnp.min(rho @ A.T, axis=-1)
+    return jnp.where(margins > 0, norms / jnp.where(margins > 0, margins, 1.0) / minimum - 1, jnp.inf)
+
+
+def soudry_residual(
+    problem: Classification,
+    support: Float[Array, " n"],
+    w_hat: Float[Array, " d"],
+    w: Float[Array, " d"],
+    log_time: Scalar,
+) -> Float[Array, " n"]:
+    """exp(−y_i x_iᵀ w̃) / μ_i for every support vector, with w̃ = w − ŵ log t, which tends to 1 for the linear model.
+
+    ŵ = Σ μ_i y_i x_i is the hard-margin solution; `support` holds μ, 0 off the support vectors, where
+    the result is NaN.
+    Soudry et al. 2018, Theorem 1 and their equation for w̃, with step size 1 and the exponential loss.
+    """
+    remainder = w - w_hat * log_time
+    weights = jnp.exp(-problem.margins(problem.X @ remainder))
+    return jnp.where(support > 0, weights / jnp.where(support > 0, support, 1.0), jnp.nan)

@@ -1,0 +1,79 @@
+"""What the tests and benchmarks hold gflow against: independent routes to the same numbers."""
+
+import jax
+import jax.numpy as jnp
+import mpmath as mp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from scipy.integrate import solve_ivp
+from scipy.optimize import linprog
+
+import gflow
+
+
+def normals(seed, *shapes):
+    """Standard normal arrays, one a shape."""
+    rng = np.random.default_rng(seed)
+    return tuple(jnp.asarray(rng.normal(size=shape)) for shape in shapes)
+
+
+def even(x):
+    """The even part of the rows of x."""
+    return (x + jnp.roll(x[..., ::-1], 1, axis=-1)) / 2
+
+
+def distance(a, b):
+    """‖a − b‖ / ‖b‖."""
+    return float(np.linalg.norm(np.asarray(a) - np.asarray(b)) / np.linalg.norm(np.asarray(b)))
+
+
+def maximum_l1_margin(A):
+    """The β of least ℓ1 norm with Aβ ≥ 1, by a linear program; the rows of A are y_i x_i."""
+    A = np.asarray(A)
+    n, d = A.shape
+    x = linprog(np.ones(2 * d), A_ub=-np.hstack([A, -A]), b_ub=-np.ones(n)).x
+    return jnp.asarray(x[:d] - x[d:])
+
+
+def integrated(network, problem):
+    """The coefficients where the weights' flow ends, by SciPy, with the residual's Jacobian spelled out."""
+    flat, unravel = ravel_pytree(network.weights)
+    outputs = jax.jit(lambda z: gflow.with_weights(network, unravel(z))(problem.X))
+    slopes = jax.jit(jax.jacrev(outputs))
+    y = np.asarray(problem.y)
+    run = solve_ivp(
+        lambda u, z: -np.exp(u) * (np.asarray(slopes(z)).T @ (np.asarray(outputs(z)) - y)),
+        (0, 14), np.asarray(flat), "LSODA", rtol=1e-11, atol=1e-13,
+    )  # fmt: skip
+    return gflow.with_weights(network, unravel(jnp.asarray(run.y[:, -1]))).coefficients()
+
+
+def exact_theorem_5(problem, L, alpha, angles, nu):
+    """ρ = α^L h_L, X ρ = y, Xᵀν = s_L (η = 1) by Newton's method in 60 to 140 digits, polishing a float64 start."""
+    with mp.workdps(60 + int(-8 * min(0.0, np.log10(alpha)))):
+        X, y = mp.matrix(problem.X.tolist()), mp.matrix(problem.y.tolist())
+        x, nu, scale = mp.matrix(angles.tolist()), mp.matrix(nu.tolist()), mp.mpf(alpha) ** L
+        d = len(x)
+        for _ in range(200):
+            s = mp.matrix([exact_time(v, L) for v in x])
+            rho = mp.matrix([scale * mp.sinh(v) * mp.cosh(v) ** (L - 1) for v in x])
+            slope = [scale * mp.cosh(v) ** (L - 2) * (mp.cosh(v) ** 2 + (L - 1) * mp.sinh(v) ** 2) for v in x]
+            speed = [mp.cosh(v) ** (L - 2) for v in x]
+            D = mp.diag([a * b for a, b in zip(slope, speed, strict=True)])
+            slack = X.T * nu - s
+            dnu = mp.lu_solve(X * D * X.T, y - X * rho - X * (D * slack))
+            dx = X.T * dnu + slack
+            dx = mp.matrix([v * a for v, a in zip(dx, speed, strict=True)])
+            damping = min(1, 1 / max(abs(v) for v in dx))
+            x, nu = x + damping * dx, nu + damping * dnu
+            if max(abs(v) for v in dx) < mp.mpf(10) ** -25:
+                rho = [scale * mp.sinh(x[j]) * mp.cosh(x[j]) ** (L - 1) for j in range(d)]
+                return np.array(rho, float)
+    raise AssertionError("the reference did not converge")
+
+
+def exact_time(x, L):
+    """s_L at the hyperbolic angle x, in mpmath's digits."""
+    gudermann = mp.atan(mp.sinh(x))
+    sech = 1 / mp.cosh(x)
+    return {2: x, 3: gudermann, 4: mp.tanh(x), 5: (sech * mp.tanh(x) + gudermann) / 2}[L]

@@ -89,8 +89,9 @@ def angle_against_loss(
     As asked by Moroshko et al. 2020.
 
     ```python
-    paths = jax.lax.map(lambda a: gflow.flow(network, problem, log_alpha=a, save=gflow.Decades(decades)),
-    jnp.log(scales)) gflow.plot.angle_against_loss(plt.figure().add_subplot(), paths, expected, scales)
+    save = gflow.Decades(decades)
+    paths = jax.lax.map(lambda a: gflow.flow(network, problem, log_alpha=a, save=save), jnp.log(scales))
+    gflow.plot.angle_against_loss(plt.figure().add_subplot(), paths, expected, scales)
     ```
     """
     decades, angles = _angle_curves(paths, expected)

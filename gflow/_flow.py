@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Scalar
 
 from . import _ask
-from ._checks import is_concrete
+from ._checks import all_concrete
 from .dual import classification as dual_classification
 from .dual import regression as dual_regression
 from .flows.clocks import ArcLengthClock, TimeClock
@@ -16,7 +16,7 @@ from .flows.rows import AtTaus, Saving, Thinned
 from .flows.stopping import Arrived, LogLoss, LogTime, Turning, Until, discrepancy_size
 from .flows.weights import follow, path, path_with_tail
 from .methods import Auto, Decades, Dual, LogTimes, Method, Save, Steps, Weights
-from .networks import Network
+from .networks import Network, scale
 from .problems import Classification, Problem, Regression, SquaredLoss, require_fit
 from .records import Path
 
@@ -105,11 +105,12 @@ def _serves(method: Method, network: Network, problem: Problem, save: Save, rule
 
 
 def _require_descent_ahead(network: Network, problem: Problem, log_alpha: Scalar, rules: tuple[Until, ...]) -> None:
-    if abs(float(log_alpha)) > 300 if is_concrete(log_alpha) else True:
+    if not all_concrete((network, problem, log_alpha, rules)):
         return
-    start = problem.log_loss(_ask.scaled(network, log_alpha)(problem.X))
+    alpha = jnp.exp(log_alpha)  # 0 where dual coordinates go further than weights: about what the start then is
+    start = problem.log_loss(scale(network, alpha)(problem.X))
     for rule in rules:
-        if isinstance(rule, LogLoss) and is_concrete(start) and is_concrete(rule.value) and start < rule.value:
+        if isinstance(rule, LogLoss) and start < rule.value:
             raise ValueError(
                 f"until=LogLoss({float(rule.value):g}): the start has a log-loss of {float(start):.4g} already. log L "
                 "is the natural logarithm of the loss; pass a smaller value."

@@ -35,6 +35,9 @@ def orthogonal_form(network: Network, problem: Problem) -> Orthogonal:
 
     Yun et al. 2021, Assumption 1 and appendix D.
     """
+    if not isinstance(network, Network) or not isinstance(problem, Problem):
+        kinds = f"{type(network).__name__} and {type(problem).__name__}"
+        raise ValueError(f"orthogonal_form needs a network first and a problem second; got {kinds}.")
     if not all_concrete((network, problem)):
         raise ValueError("orthogonal_form looks at values; call it outside jit, vmap and grad, and pass its result in.")
     require_fit(network, problem)

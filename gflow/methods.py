@@ -81,7 +81,7 @@ Method: TypeAlias = Weights | Dual | Auto
 class Steps(eqx.Module):
     """Keep steps of the solver: the start, the end, and between them at most `rows` (even) at equal numbers of steps.
 
-    `rows` of more than twice the steps keep every step.
+    More `rows` than steps keep every step.
     """
 
     rows: int = eqx.field(static=True, default=128)

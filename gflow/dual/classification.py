@@ -152,7 +152,7 @@ READINGS = (0.5, 0.75, 1.0)  # powers of −log L at which `remaining_angle` rea
 
 
 def direction(
-    network: NetworkT,
+    network: Any,
     problem: Classification,
     found: Decoupled,
     log_alpha: Scalar,
@@ -162,7 +162,7 @@ def direction(
     cap: Scalar,
     rtol: Scalar,
     max_steps: int,
-) -> Solution[NetworkT]:
+) -> Solution:
     """The direction at `log_loss`, with a bound on the angle left to its limit."""
     decades = jnp.log10(-log_loss) * jnp.array(READINGS, found.Z.dtype)
     rows = _directions(problem, found, decades, log_alpha, cap, rtol, max_steps)
@@ -172,8 +172,10 @@ def direction(
     directions = jax.vmap(found.modes.coefficients)(rho)
     depth = len(found.eta)
     residual = kkt_residual(rho[-1], rows.multipliers[-1], problem.y[:, None] * found.Z, depth)
-    error = jnp.maximum(remaining_angle(directions) + rows.errors[-1], residual)
-    uncertified = (rows.status == Status.converged) & ~(error <= tolerance)
+    # What is returned must point the same way by its own coefficients, and classify every point by its own outputs.
+    own = angle(end.coefficients(), directions[-1])
+    error = jnp.maximum(remaining_angle(directions) + rows.errors[-1] + own, residual)
+    uncertified = (rows.status == Status.converged) & ~((error <= tolerance) & (final < 0))
     singular = (
         singular_vector_residual(end, problem, rows.multipliers[-1])
         if isinstance(end, LinearTensorNetwork)

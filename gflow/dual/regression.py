@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Scalar
 
-from .._checks import require_precision
 from ..flows import implicit
 from ..flows.clocks import log_time_at
 from ..flows.engine import Integration, integrate
+from ..flows.rows import AtTaus, Saving
 from ..flows.weights import path_of
 from ..networks import Network
 from ..problems import Problem
@@ -49,11 +49,10 @@ def limit(
     last = lift(network, coordinates.eta(end.angles), log_alpha)
     outputs = last(problem.X)
     log_loss = problem.log_loss(outputs)
-    # What is returned must fit by its own outputs: coordinates that are not the network's prove nothing. A thousand
-    # tolerances leave room for the condition of Zρ.
+    # What is returned must fit by its own outputs: coordinates that are not the network's prove nothing.
     size = jnp.linalg.norm(problem.y) + jnp.linalg.norm(found.Z @ coordinates.rho(coordinates.start))
     residual = jnp.linalg.norm(problem.discrepancy(outputs)) / jnp.where(size > 0, size, 1.0)
-    fits = residual <= 1e3 * tolerance
+    fits = residual <= tolerance
     return Solution(
         network=last,
         log_scale=jnp.zeros_like(log_loss),
@@ -133,7 +132,7 @@ def flow(
     found: Decoupled,
     log_alpha: Scalar,
     *,
-    saving: Any,
+    saving: Saving,
     last_log_time: Scalar | None,
     log_loss: Scalar | None,
     rtol: float | Scalar,
@@ -144,15 +143,14 @@ def flow(
     `saving` is a rule for rows; its `taus`, where there are such, are values of log t.
     """
     dtype = found.Z.dtype
-    require_precision("rtol", rtol, dtype)
     coordinates = Coordinates.of(found.eta, log_alpha)
     dual = DualRegression(coordinates, found, problem)
 
     def clock(log_time: Array) -> Array:
         return jax.nn.softplus(jnp.asarray(log_time, dtype) - dual.log_unit)
 
-    if hasattr(saving, "taus"):
-        saving = eqx.tree_at(lambda s: s.taus, saving, clock(saving.taus))
+    if isinstance(saving, AtTaus):
+        saving = AtTaus(clock(saving.taus))
     largest = float(np.log(jnp.finfo(dtype).max)) - 20.0
     last = jnp.minimum(largest, jnp.inf if last_log_time is None else clock(last_log_time))
     sizes = jnp.linalg.norm(problem.discrepancy(jnp.zeros_like(problem.y))), jnp.linalg.norm(dual.outputs(dual.start()))
@@ -186,7 +184,7 @@ def flow(
     stays = (run.result == diffrax.RESULTS.event_occurred) & ~met
     end_tau = run.tau if last_log_time is None else jnp.where(stays, last, run.tau)
     rows = run.rows.filled_up(end_tau, run.state)
-    taus = jnp.where(stays, saving.taus, rows.taus) if hasattr(saving, "taus") else rows.taus
+    taus = jnp.where(stays, saving.taus, rows.taus) if isinstance(saving, AtTaus) else rows.taus
     networks, log_times, _ = jax.vmap(read)(taus, rows.states)
     _, log_time, _ = read(end_tau, run.state)
     return path_of(
@@ -198,7 +196,12 @@ def flow(
             log_scale=jnp.zeros_like(final),
             log_loss=final,
             log_time=jnp.asarray(log_time, final.dtype),
-            status=first_of((inexact, Status.tied), (met, Status.converged), otherwise=status_of(run.result)),
+            status=first_of(
+                (jnp.isnan(final) | (final == jnp.inf), Status.not_finite),
+                (inexact, Status.tied),
+                (met, Status.converged),
+                otherwise=status_of(run.result),
+            ),
             route=Route.dual,
             error=jnp.full_like(final, jnp.nan),
             certificate=Certificate.of(final),

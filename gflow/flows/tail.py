@@ -38,7 +38,7 @@ def tail(network: NetworkT, problem: Problem, elapsed: Float[Array, " T"]) -> Ne
     along = vectors.T @ problem.discrepancy(outputs).ravel()
 
     def at(s: Array) -> NetworkT:
-        # (1 − e^{−λs}) / λ, which is s for λ = 0; s may be infinite.
+        # (1 − e^{−λs}) / λ, which is s as λ → 0; a rate of 0 belongs to outputs that no weight moves.
         still = rates * s < 1e-12
         gone = jnp.where(still, jnp.where(rates > 0, s, 0.0), -jnp.expm1(-rates * s) / jnp.where(rates > 0, rates, 1.0))
         return _moved(network, backward(vectors @ (gone * along).reshape(outputs.shape))[0])

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Scalar
 
-from .._checks import require_precision
 from ..networks import Network, with_weights
 from ..problems import Classification, Problem
 from ..records import Certificate, Path, Route, Solution, Status, first_of, status_of
@@ -35,7 +34,6 @@ def follow(
     """Integrates from the clock's start until one of `until` holds or τ = `last`, the clock's end by default."""
     network, problem = clock.network, clock.problem
     dtype = jnp.result_type(*network.weights)
-    require_precision("rtol", rtol, dtype)
     rules = until
     last = clock.last() if last is None else last
     if isinstance(clock, ArcLengthClock):  # no stationary point hurts the time clock
@@ -110,7 +108,8 @@ def path_with_tail(clock: Clock, until: tuple[Until, ...], run: Run, taus: Array
     found = path(clock, until, run)
     in_tail = (run.result == diffrax.RESULTS.event_occurred) & ~found.converged
     log_times = jax.vmap(lambda tau: clock.log_time(tau, run.state))(taus)
-    elapsed = jnp.maximum(jnp.exp(log_times) - jnp.exp(found.end.log_time), 0.0)
+    elapsed = jnp.exp(log_times) - jnp.exp(found.end.log_time)
+    elapsed = jnp.clip(elapsed, 0.0, jnp.finfo(elapsed.dtype).max)  # rates of 0 times infinity would be NaN
     later = tail(found.end.network, clock.problem, elapsed)
 
     def choose(late: Array, early: Array) -> Array:

@@ -200,5 +200,9 @@ def scale(network: NetworkT, alpha: Shaped[ArrayLike, ""]) -> NetworkT:
         raise ValueError(
             f"alpha must be one number; got {alpha!r}. For several scales: jax.vmap(lambda a: gflow.scale(network, a))."
         )
+    if not all(jnp.issubdtype(v.dtype, jnp.floating) for v in network.weights):
+        raise ValueError(
+            "weights must be floating-point arrays; declare them as eqx.field(converter=gflow.as_weights)."
+        )
     alpha = to_float(alpha)
     return with_weights(network, tuple(alpha.astype(v.dtype) * v for v in network.weights))

@@ -389,3 +389,25 @@ def test_a_record_is_saved_and_read_by_equinox(make, tmp_path):
     again = eqx.tree_deserialise_leaves(tmp_path / "record.eqx", record)
     for a, b in zip(jax.tree.leaves(record), jax.tree.leaves(again), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_rows_beyond_every_time_are_served_where_rows_of_data_repeat():
+    """A rate of zero in the closed-form tail, at times whose exponential overflows."""
+    problem = gflow.Regression(jnp.concatenate([X, X[:1]]), jnp.concatenate([Y, Y[:1]]))
+    path = gflow.flow(NETWORKS["fully-connected"], problem, save=gflow.LogTimes([0.0, 5.0, 600.0, 1000.0]))
+    assert path.status == gflow.Status.finished
+    assert jnp.isfinite(path.coefficients).all()
+    np.testing.assert_allclose(path.end.network(problem.X), problem.y, atol=1e-6)
+
+
+def test_integer_weights_and_swapped_arguments_are_named(unchecked_types):
+    class Bare(gflow.LinearNetwork):
+        weights: tuple
+
+        def coefficients(self):
+            return self.weights[0]
+
+    with pytest.raises(ValueError, match="as_weights"):
+        gflow.scale(Bare((jnp.array([1, 2]),)), 0.1)
+    with pytest.raises(ValueError, match="a network first"):
+        gflow.orthogonal_form(EVEN, NETWORKS["even convolution"])

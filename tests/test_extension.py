@@ -522,3 +522,8 @@ def test_scales_that_are_no_number_are_named(alpha, unchecked_types):
 def test_no_steps_are_no_number_of_steps(method, steps, unchecked_types):
     with pytest.raises(ValueError, match=f"max_steps must be a positive integer; got {steps}"):
         method(max_steps=steps)
+
+
+def test_a_direction_that_is_not_that_of_its_own_coefficients_is_never_called_converged():
+    end = gflow.limit(Mistaken((ETA, 0.2 * ETA)), LABELS)
+    assert not end.converged

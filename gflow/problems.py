@@ -189,7 +189,12 @@ class Classification(Problem):
         return self.y * outputs
 
     def log_loss(self, outputs: Float[Array, " n"]) -> Scalar:
-        return logsumexp(self.loss(self.margins(outputs)))
+        losses = self.loss(self.margins(outputs))
+        # Beyond a hundred units of round-off the sum adds no digit to its largest entry. XLA may fuse a factor of the
+        # loss into the subtraction of that entry, unrounded: at 1e99 its difference to itself is then 1e83 and not 0.
+        largest = jnp.max(losses)
+        far = jnp.abs(largest) > 100 / jnp.finfo(losses.dtype).eps
+        return jnp.where(far, largest, logsumexp(jnp.where(far, 0.0, losses)))
 
     def log_slopes(self, margins: Float[Array, " n"]) -> Float[Array, " n"]:
         """log(−ℓ'(m_i)), up to a common constant the logarithm of a data point's share in −∇ log L."""

@@ -71,3 +71,21 @@ def test_losses_are_the_ones_of_the_paper():
 def test_bad_data_is_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("size", [1.0, 1e10, 4e17, 5e17, 1e19, 1e99])
+def test_the_log_loss_of_huge_margins_is_the_same_compiled_and_not(size):
+    """On both sides of the size beyond which only the largest entry counts."""
+
+    class Cubed(gflow.ClassificationLoss):
+        def __call__(self, margin):
+            return 3 * gflow.logistic(margin)
+
+    problem = gflow.Classification(jnp.eye(3), jnp.ones(3), Cubed())
+    outputs = size * jnp.array([5.88963891, 3.33337187, 3.33337188])
+    expected = float(problem.log_loss(outputs))
+    assert np.isfinite(expected)
+    np.testing.assert_allclose(jax.jit(lambda f: problem.log_loss(f))(outputs), expected, rtol=1e-15)
+    slope = jax.jit(jax.grad(lambda f: problem.log_loss(f)))(outputs)
+    np.testing.assert_allclose(jnp.sum(slope), jnp.sum(jax.grad(problem.log_loss)(outputs)), rtol=1e-6)
+    assert jnp.isfinite(slope).all()

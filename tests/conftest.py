@@ -24,6 +24,13 @@ def two_points():
     return gflow.Classification(X=jnp.array([[1.0, 2.0], [0.0, -3.0]]), y=jnp.array([1.0, -1.0]))
 
 
+def pytest_configure(config):
+    """Programs are kept between modules, workers and runs, as JAX_COMPILATION_CACHE_DIR would for a user."""
+    if getattr(config, "cache", None) is not None:
+        jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("xla")))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _programs_end_with_their_module():
     """Compiled verbs keep their programs, and a process may map only so many: thousands of them crash XLA."""

@@ -224,7 +224,9 @@ def test_the_error_of_integrated_weights_bounds_the_true_one():
 
         def one(network, X, y, alpha, tolerance):
             problem = gflow.Regression(X, y)
-            return gflow.limit(gflow.scale(network, alpha), problem, tolerance=tolerance, method=gflow.Weights())
+            return gflow.limit(
+                gflow.scale(network, alpha), problem, tolerance=tolerance, method=gflow.Weights(max_steps=3000)
+            )
 
         run = jax.vmap(one, (0, 0, 0, 0, None))
         truth = run(networks, X, y, alphas, jnp.asarray(2e-12))

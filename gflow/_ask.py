@@ -76,8 +76,10 @@ def scaled(network: NetworkT, log_alpha: Scalar) -> NetworkT:
     return with_weights(network, tuple(alpha * v for v in network.weights))
 
 
-def dual_form(network: Network, problem: Problem, method: Method) -> Any:
+def dual_form(network: Network, problem: Problem, method: Method, *, path: bool = False) -> Any:
     """The `Decoupled` form to be followed, or None where weights are. A matter of types and shapes alone.
+
+    More data points than coordinates have a limit like others, but the dual state of a path to it runs to infinity.
 
     **Raises** ValueError where `Dual` is asked for and is not exact.
     """
@@ -88,7 +90,7 @@ def dual_form(network: Network, problem: Problem, method: Method) -> Any:
     if isinstance(method, Weights):
         return None
     found = decoupled(network, problem) if isinstance(problem, Regression | Classification) else None
-    many = found is not None and isinstance(problem, Regression) and found.Z.shape[0] > found.Z.shape[1]
+    many = path and found is not None and isinstance(problem, Regression) and found.Z.shape[0] > found.Z.shape[1]
     if isinstance(method, Auto):
         return None if many else found
     if found is None:
@@ -101,7 +103,7 @@ def dual_form(network: Network, problem: Problem, method: Method) -> Any:
     if many:
         raise ValueError(
             f"{found.Z.shape[0]} data points for {found.Z.shape[1]} coordinates need not be fitted by any weights, and "
-            "then the dual flow has no end. Pass method=gflow.Weights()."
+            "then the dual state has no end. Pass method=gflow.Weights(), or ask gflow.limit."
         )
     return found
 

@@ -87,7 +87,7 @@ def _serves(method: Method, network: Network, problem: Problem, save: Save, rule
     fits = isinstance(save, Decades) if isinstance(problem, Classification) else not turning
     if isinstance(method, Auto) and not fits:
         return None
-    if _ask.dual_form(network, problem, method) is None:
+    if _ask.dual_form(network, problem, method, path=True) is None:
         if isinstance(save, Decades):
             raise ValueError(
                 f"gflow.Decades needs dual coordinates, and {type(network).__name__} with {len(network.weights)} "
@@ -163,7 +163,7 @@ def _by_dual(
     network: NetworkT, problem: Any, log_alpha: Scalar, save: Any, rules: tuple[Until, ...], method: Dual
 ) -> Path[NetworkT]:
     require_fit(network, problem)
-    found, dtype = _ask.dual_form(network, problem, method), log_alpha.dtype
+    found, dtype = _ask.dual_form(network, problem, method, path=True), log_alpha.dtype
     max_steps = 4096 if method.max_steps is None else method.max_steps
     if isinstance(save, Decades):
         return dual_classification.flow(

@@ -142,18 +142,25 @@ _LEAST = 1.2  # rtol: the error that steps may leave whatever the two trajectori
 
 
 def _point_of_weights(network: NetworkT, problem: Problem, tolerance: Scalar, method: Weights) -> Solution[NetworkT]:
+    dtype = tolerance.dtype
     # Of the residual, to stop at. A loose integrator stalls above the second, and so stops at the first for good.
-    fractions = 0.3 * jnp.sqrt(tolerance) * jnp.array([[1.0, 1.0], [1.0, _SECOND_STOP]], tolerance.dtype)
+    fractions = 0.3 * jnp.sqrt(tolerance) * jnp.array([[1.0, 1.0], [1.0, _SECOND_STOP]], dtype)
     outputs = network(problem.X)
     start, nothing = discrepancy_size(problem, outputs), discrepancy_size(problem, jnp.zeros_like(outputs))
-    unit = jnp.where(nothing > 0, nothing, start)  # y = 0 sets no scale
-    rtol = 0.1 * tolerance if method.rtol is None else method.rtol.astype(tolerance.dtype)
+    units = jnp.abs(problem.discrepancy(outputs)) + jnp.abs(problem.discrepancy(jnp.zeros_like(outputs)))
+    largest = jnp.where(jnp.max(units) > 0, jnp.max(units), 1.0)
+    units = jnp.where(units > jnp.finfo(dtype).eps * largest, units, largest)
+    rtol = 0.1 * tolerance if method.rtol is None else method.rtol.astype(dtype)
+    # What the flow conserves are differences of squares, of size α². Where α is so small that steps' errors hide them,
+    # these decide where it goes; then so do rates that differ by as little, and the two trajectories part.
+    uneven = 3 * jnp.array([rtol, 0.0])
 
-    def trajectory(steps: tuple[Scalar, Array]) -> tuple[Solution, Network]:
-        rtol, fractions = steps
+    def trajectory(steps: tuple[Scalar, Array, Scalar]) -> tuple[Solution, Network]:
+        rtol, fractions, uneven = steps
+        rates = _rates(network.weights, uneven)
 
         def leg(stop: NetworkT, fraction: Scalar) -> tuple[NetworkT, tuple[Solution, NetworkT]]:
-            clock, until = TimeClock(stop, problem), (Fitted(fraction * unit),)
+            clock, until = TimeClock(stop, problem, rates), (Fitted(fraction, units),)
             run = follow(
                 clock, until, rtol=rtol, max_steps=method.max_steps, solver=method.solver, adjoint=method.adjoint
             )
@@ -165,7 +172,7 @@ def _point_of_weights(network: NetworkT, problem: Problem, tolerance: Scalar, me
         return jax.lax.scan(leg, network, fractions)[1]
 
     rtols = rtol * jnp.array([jnp.minimum(_LOOSER, 0.1 / rtol), 1.0])
-    runs, ends = jax.lax.map(trajectory, (rtols, fractions))
+    runs, ends = jax.lax.map(trajectory, (rtols, fractions, uneven))
     loose, first, end = (jax.tree.map(lambda v, at=at: v[at], ends) for at in ((0, 1), (1, 0), (1, 1)))
     run = jax.tree.map(lambda v: v[1, 1], runs)
     # The correction's error is quadratic in the residual; to claim only the first power is the safe side.
@@ -186,6 +193,12 @@ def _point_of_weights(network: NetworkT, problem: Problem, tolerance: Scalar, me
         steps=jnp.sum(runs.steps),
         rejected_steps=jnp.sum(runs.rejected_steps),
     )
+
+
+def _rates(weights: tuple[Array, ...], spread: Scalar) -> tuple[Array, ...]:
+    """1 for every weight, but for a random relative `spread`."""
+    keys = jax.random.split(jax.random.key(0), len(weights))
+    return tuple(1 + spread * jax.random.normal(k, v.shape, v.dtype) for k, v in zip(keys, weights, strict=True))
 
 
 def _measured(network: Network) -> Array:

@@ -45,8 +45,7 @@ class Weights(eqx.Module):
 class Dual(eqx.Module):
     """The same flow in dual coordinates, n unknowns, for networks with real `modes` and two layers or more.
 
-    In every coordinate one layer must be strictly smaller than the others at the start; a lane where that fails, and
-    matters, has the status `tied`.
+    Every start is served exactly: one layer smallest, at zero, or several tied for smallest, which keep their signs.
 
     - `rtol`: tolerance of a step on the logarithms of the weights, by default 1e-8 for a regression and 1e-7 for a
       classification (1e-5 and 1e-3 in float32). The dual flow of a regression contracts: its end forgets errors made on
@@ -68,9 +67,9 @@ class Dual(eqx.Module):
 class Auto(eqx.Module):
     """`Dual` where types and shapes say that it is exact and serves the question, `Weights` elsewhere.
 
-    Dual coordinates serve networks with real `modes` of two layers or more: limits of regressions with no more data
-    points than coordinates, and their paths but for `until=Turning(…)`; limit directions of classifications, and their
-    paths with rows at `Decades`. A convolution or a product of matrices may decouple on the data at hand: see
+    Dual coordinates serve networks with real `modes` of two layers or more: limits of regressions, and their
+    paths but for `until=Turning(…)` and more data points than coordinates; limit directions of classifications, and
+    their paths with rows at `Decades`. A convolution or a product of matrices may decouple on the data at hand: see
     `gflow.orthogonal_form`.
     """
 

@@ -24,8 +24,8 @@ class Status(eqx.Enumeration):
     step_limit = "step limit"
     not_finite = "not finite"
     no_descent = "no descent"
-    tied = "tied"
     not_certified = "not certified"
+    least_squares = "least squares"
 
 
 _MEANINGS = {
@@ -35,9 +35,9 @@ _MEANINGS = {
     "max_steps; where it has come to rest no weights fit, or a flow slides along a kink, and more steps do not help",
     "not finite": "the solver met infinite numbers or NaN, or could not go on",
     "no descent": "the gradient vanished first: the data are not separable, or the start is stationary",
-    "tied": "two layers start equally small in a coordinate, where dual coordinates are not exact: pass "
-    "method=gflow.Weights()",
     "not certified": "an end was reached, but its error estimate exceeds the tolerance",
+    "least squares": "the limit is reached and certified, but at a positive loss: no weights that the flow can reach "
+    "fit the data, and the outputs are the nearest to y that there are",
 }
 
 
@@ -77,7 +77,8 @@ def first_of(*cases: tuple[Bool[Array, ""], Status], otherwise: Status) -> Statu
 class Certificate(NamedTuple):
     """Evidence for an end, recomputed from what is returned. NaN where it does not apply.
 
-    - `residual`: ‖f − y‖ / ‖y‖ of a regression's limit (in dual coordinates the start's outputs are added to ‖y‖).
+    - `residual`: ‖f − y‖ / ‖y‖ of a regression's limit; in dual coordinates the largest |f_i − y_i| of a row, relative
+      to |y_i| + max_j |X_ij| max |β| (y are the least-squares outputs where no weights fit).
     - `dual_residual`, `gap`: of the convex program that a limit in dual coordinates solves, relative.
     - `kkt_residual`: of the margin problem that a classification's direction solves (`gflow.measures.kkt_residual`).
     - `singular_vector_residual`: of Yun et al. 2021, Theorem 1.

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import mpmath as mp
 import numpy as np
 import pytest
-from scipy.optimize import linprog
-from truth import distance, even, exact_theorem_5
+from scipy.optimize import linprog, nnls
+from truth import distance, even, exact_theorem_5, normals
 
 import gflow
 from gflow.dual import coordinates
@@ -20,9 +20,10 @@ DUAL, WEIGHTS = gflow.Dual(), gflow.Weights()
 
 @jax.jit
 def certify(network, problem, log_alpha):
-    """Newton's own record, with angles and ν."""
+    """ρ, and Newton's own record, with angles and ν."""
     found = decoupled(network, problem)
-    return newton(Coordinates.of(found.eta, log_alpha), found.Z, problem.y)
+    systems, end, log_unit = newton(Coordinates.of(found.eta, log_alpha), found.Z, problem.y)
+    return systems.rho(end.angles) * jnp.exp(log_unit), end
 
 
 def regression(n=4, d=9, seed=0):
@@ -40,11 +41,10 @@ def last_layer_zero(d, L, eta=1.0):
 def test_theorem_5_limits_agree_with_many_digits(L, alpha):
     problem = regression()
     network = last_layer_zero(9, L)
-    end = certify(network, problem, np.log(alpha))
-    assert end.converged
-    assert end.error <= 1e-9
-    expected = exact_theorem_5(problem, L, alpha, end.angles, end.nu)
-    assert distance(end.rho, expected) <= 1e-8
+    rho, end = certify(network, problem, np.log(alpha))
+    bound = float(jnp.linalg.norm(end.errors) / jnp.linalg.norm(rho))
+    assert bound <= 1e-9
+    assert distance(rho, exact_theorem_5(problem, L, alpha, end.angles, end.nu)) <= bound
 
 
 @pytest.mark.parametrize("L", [2, 3, 4, 5])
@@ -108,28 +108,90 @@ def test_the_dual_route_is_refused_where_it_is_not_exact():
         gflow.limit(network, uneven, method=DUAL)
 
 
-def test_a_tie_of_two_layers_is_exact_or_called_a_tie_inside_jit_and_outside():
-    problem = regression()
-    positive = gflow.Regression(problem.X, problem.X @ jnp.linspace(0.1, 1.0, 9))  # what equal layers can fit
-    ties = gflow.Diagonal((jnp.ones(9).at[3].set(0.0), jnp.ones(9).at[:4].set(jnp.array([1.0, 0.5, 1.0, 0.0]))))
-    end, integrated = gflow.limit(ties, positive), gflow.limit(ties, positive, method=WEIGHTS)
-    assert integrated.route == gflow.Route.weights
+@pytest.mark.parametrize("L", [2, 3, 4, 6])
+@pytest.mark.parametrize("gap", [0.0, 1e-15, 1e-9, 1e-3])
+def test_ties_and_near_ties_end_where_the_weights_end(L, gap):
+    X, beta = normals(L, (3, 6), (6,))
+    first = jnp.asarray([0.5, 1.2, 0.8, 1.0, 0.4, 0.7])
+    layers = [first * (1 + gap * k) for k in range(L - 1)]
+    network = gflow.Diagonal((*layers, first * (1.5 if L == 4 else 1.0)))
+    problem = gflow.Regression(X, X @ jnp.abs(beta))  # equal layers keep their sign
+    end = gflow.limit(network, problem)
     assert end.converged
-    assert distance(end.coefficients, integrated.coefficients) <= 1e-9
-    for solve in (gflow.limit, jax.jit(lambda n, p: gflow.limit(n, p))):
-        unfit = solve(ties, gflow.Regression(jnp.eye(9), -jnp.ones(9)))
-        assert unfit.status == gflow.Status.tied
-        assert solve(gflow.scale(ties, 0.0), positive).status == gflow.Status.tied
+    assert distance(end.coefficients, gflow.limit(network, problem, method=WEIGHTS).coefficients) <= 1e-9
 
 
-def test_a_tie_of_three_layers_is_called_one_and_its_weights_are_integrated():
-    problem = regression()
-    ties = gflow.Diagonal((jnp.ones(9), jnp.ones(9), 2 * jnp.ones(9)))
-    inside = jax.vmap(lambda alpha: gflow.limit(gflow.scale(ties, alpha), problem))(jnp.array([0.5, 1.0]))
-    assert (inside.status == gflow.Status.tied).all()
-    weights = jax.vmap(lambda a: gflow.limit(ties, problem, log_alpha=a, method=WEIGHTS))(jnp.log(jnp.array([0.5])))
-    assert (weights.route == gflow.Route.weights).all()
-    assert weights.converged.all()
+def test_signs_of_ties_are_kept_and_what_two_zero_layers_hold_stays():
+    # Column by column: a tie of product −1, two zeros, a tie of product +1, no tie.
+    network = gflow.Diagonal(([1.0, 0.0, -0.5, 0.3], [-1.0, 0.0, -0.5, 1.0], [1.0, 2.0, 2.0, 0.2]))
+    problem = gflow.Regression(jnp.asarray([[1.0, 1.0, 1.0, 0.5], [1.0, 1.0, -1.0, 0.2]]), jnp.asarray([1.0, -2.0]))
+    end, integrated = gflow.limit(network, problem), gflow.limit(network, problem, method=WEIGHTS)
+    assert end.converged
+    assert end.coefficients[1] == 0
+    assert end.coefficients[0] < 0 < end.coefficients[2]
+    for v, w in zip(end.network.weights, integrated.network.weights, strict=True):
+        np.testing.assert_allclose(v, w, atol=1e-8)
+
+
+def test_a_limit_at_a_positive_loss_is_the_least_squares_point():
+    X, y, start = normals(3, (7, 4), (7,), (2, 4))
+    end = gflow.limit(gflow.Diagonal(tuple(start)), gflow.Regression(X, y))
+    assert end.status == gflow.Status.least_squares
+    assert distance(end.coefficients, np.linalg.lstsq(X, y)[0]) <= 1e-12
+    again = gflow.Regression(jnp.concatenate([X[:2], X[:1]]), jnp.asarray([1.0, 2.0, 3.0]))
+    end = gflow.limit(gflow.Diagonal(tuple(start)), again)
+    merged = gflow.limit(gflow.Diagonal(tuple(start)), gflow.Regression(X[:2], jnp.asarray([2.0, 2.0])))
+    assert end.status == gflow.Status.least_squares
+    assert merged.converged
+    assert distance(end.coefficients, merged.coefficients) <= 1e-12
+
+
+@pytest.mark.parametrize(("second", "target"), [([1.0, 2, 3], 1.0), ([0.0, 0, 0], 0.0)])
+def test_dependent_rows_are_solved_like_others(second, target):
+    rows, y = [[1.0, 2, 3], second], [1.0, target]
+    network = last_layer_zero(3, 2)
+    end = gflow.limit(network, gflow.Regression(jnp.asarray(rows), jnp.asarray(y)))
+    alone = gflow.limit(network, gflow.Regression(jnp.asarray(rows[:1]), jnp.asarray(y[:1])))
+    assert end.converged
+    assert distance(end.coefficients, alone.coefficients) <= 1e-14
+
+
+@pytest.mark.parametrize("unit", [1e-200, 1e-160, 1e160, 1e200])
+def test_units_of_the_data_do_not_matter(unit):
+    X, y = jnp.asarray([[1.0, 2, 3], [0, 1, -1]]), jnp.asarray([1.0, 2.0])
+    tiny = gflow.limit(last_layer_zero(3, 2), gflow.Regression(X, 1e-100 * y))  # lazy, so linear in y
+    by_y = gflow.limit(last_layer_zero(3, 2), gflow.Regression(X, unit * y))
+    assert by_y.converged
+    if unit < 1:
+        assert distance(by_y.coefficients / unit, tiny.coefficients * 1e100) <= 1e-12
+    else:  # α = 0: minimum ℓ1, where the first coefficient is negligible
+        assert distance(by_y.coefficients / unit, [0, 1.4, -0.6]) <= 1e-12
+    assert gflow.limit(last_layer_zero(3, 2), gflow.Regression(X * unit, y)).converged
+
+
+@pytest.mark.parametrize(("n", "d"), [(3, 5), (6, 4), (8, 12)])
+def test_equal_layers_that_cannot_fit_end_at_nonnegative_least_squares(n, d):
+    X, y = normals(10 * n, (20, n, d), (20, n))
+    ends = jax.vmap(lambda X, y: gflow.limit(gflow.Diagonal((jnp.ones(d),) * 3), gflow.Regression(X, y)))(X, y)
+    for i in range(20):
+        beta, misfit = nnls(np.asarray(X[i]), np.asarray(y[i]))
+        assert ends[i].status == (gflow.Status.least_squares if misfit > 1e-9 else gflow.Status.converged)
+        np.testing.assert_allclose(X[i] @ ends[i].coefficients, X[i] @ beta, atol=1e-9)
+    assert (ends.error <= 1e-9).all()
+
+
+def test_a_lane_that_was_converged_with_a_coordinate_missing():
+    network = gflow.Diagonal(
+        (
+            [1.5095137681868358, -1.4483891484161693, -0.9331802885689923],
+            [1.390273869884478, -0.6980808657145713, 1.578923521831533],
+        )
+    )
+    X = jnp.asarray([[0.0, 0.0, 0.8731382264658306], [0.0, 0.239337512037994, 0.0]])
+    y = jnp.asarray([0.006480944210353842, -0.5031428260940104])
+    end = gflow.limit(network, gflow.Regression(X, y), log_alpha=-51.27569196549308)
+    assert end.converged
+    np.testing.assert_allclose(end.coefficients[1:], [y[1] / X[1, 1], y[0] / X[0, 2]], rtol=1e-12)
 
 
 @pytest.mark.parametrize("L", [2, 3])
@@ -147,12 +209,12 @@ def test_at_alpha_ten_to_minus_1000_the_limit_is_the_weighted_l1_solution(L):
 def test_certificate_and_batches():
     problem, network = regression(), last_layer_zero(9, 3)
     scales = jnp.log(jnp.logspace(-4, 1, 6)).at[2].set(jnp.nan)
-    batch = jax.vmap(lambda a: certify(network, problem, a))(scales)
-    assert not batch.converged[2]
+    rhos, batch = jax.vmap(lambda a: certify(network, problem, a))(scales)
+    assert not (jnp.linalg.norm(batch.errors[2]) <= 1.0)
     for i in (0, 1, 3, 4, 5):
-        alone = certify(network, problem, scales[i])
-        assert batch.converged[i]
-        assert distance(batch.rho[i], alone.rho) <= 1e-9
+        rho, _ = certify(network, problem, scales[i])
+        assert jnp.linalg.norm(batch.errors[i]) <= 1e-9 * jnp.linalg.norm(rho)
+        assert distance(rhos[i], rho) <= 1e-9
         assert batch.residual[i] <= 1e-9
         assert batch.gap[i] <= 1e-8
 
@@ -160,7 +222,7 @@ def test_certificate_and_batches():
 @pytest.mark.parametrize("log_b", [[[0.0], [0.0]], [[0.0], [7.0]], [[0.0], [1.0], [9.0]]])
 def test_the_clock_of_a_coordinate_is_its_integral(log_b):
     for x in (1e-6, 0.7, 4.0, 9.5, 300.0):
-        Z = coordinates._Z(jnp.array([x]), jnp.array(log_b))
+        Z = coordinates._Z(jnp.zeros(1), jnp.array([x]), jnp.array(log_b), jnp.zeros(1))
         stops = [0, *np.arange(0.5, min(x, 60), 0.5), min(x, 60)]
         with mp.workdps(30):
             exact = mp.quad(lambda z: mp.fprod((mp.sinh(z) ** 2 + mp.exp(2 * v[0])) ** -0.5 for v in log_b[1:]), stops)

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.optimize import linprog, nnls
+from truth import normals
 
 import gflow
 from gflow import initial, predict
@@ -174,3 +175,43 @@ def test_zero_targets_keep_the_zero_start():
     zero = gflow.Diagonal((jnp.ones(4), jnp.zeros(4)))
     for X in (jnp.eye(1, 4), jnp.eye(2, 4)):
         assert not predict.limit(zero, gflow.Regression(X, jnp.zeros(len(X)))).coefficients.any()
+
+
+CHECKS = {  # Woodworth et al.'s Q by other means: x = (1, 0.4), y = 1, both weights α
+    (2, 1e-3): (0.99989953, 0.00025117),
+    (2, 0.1): (0.97564852, 0.06087869),
+    (2, 1.0): (0.86496013, 0.33759968),
+    (2, 10.0): (0.86206927, 0.34482681),
+    (3, 0.1): (0.99863326, 0.00341685),
+    (3, 1.0): (0.86816617, 0.32958458),
+}
+
+
+@pytest.mark.parametrize(("L", "alpha"), CHECKS)
+def test_differences_of_powers_have_their_printed_limits(L, alpha):
+    network = gflow.DifferenceOfPowers((jnp.full(2, alpha),) * 2, depth=L)
+    problem = gflow.Regression([[1.0, 0.4]], [1.0])
+    expected, end = gflow.predict.limit(network, problem), gflow.limit(network, problem)
+    np.testing.assert_allclose(expected.coefficients, CHECKS[L, alpha], atol=5.1e-9)
+    assert end.converged
+    assert gflow.compare(end, expected).distance <= 1e-11
+    assert expected.theorem == f"Woodworth et al. 2020, Theorem {1 if L == 2 else 3}"
+
+
+@pytest.mark.parametrize("L", [1, 2, 3, 4, 5])
+def test_differences_of_powers_from_unequal_starts(L):
+    X, y, plus, minus = normals(L, (3, 6), (3,), (6,), (6,))
+    network = gflow.DifferenceOfPowers((0.3 * jnp.exp(plus / 2), 0.3 * jnp.exp(minus / 2)), depth=L)
+    problem = gflow.Regression(X, y)
+    expected, end = gflow.predict.limit(network, problem), gflow.limit(network, problem)
+    by_weights = gflow.limit(network, problem, method=gflow.Weights())
+    assert end.converged
+    assert by_weights.converged
+    assert gflow.compare(end, expected).distance <= 1e-9
+    assert gflow.compare(by_weights, expected).distance <= 1e-9
+
+
+def test_a_difference_of_powers_that_starts_negative_is_refused():
+    network = gflow.DifferenceOfPowers((jnp.ones(2), -jnp.ones(2)), depth=2)
+    with pytest.raises(gflow.predict.Refusal, match="all weights start positive"):
+        gflow.predict.limit(network, gflow.Regression([[1.0, 0.4]], [1.0]))

@@ -240,7 +240,7 @@ def test_singular_vectors_by_power_iteration_satisfy_theorem_1(network):
     ("network", "problem", "message"),
     [
         (gflow.Nonlinear(DIAGONAL_2, jnp.tanh), REGRESSION, "Nonlinear"),
-        (gflow.DifferenceOfPowers((ETA, ETA), depth=2), REGRESSION, "DifferenceOfPowers"),
+        (gflow.DifferenceOfPowers((ETA, ETA), depth=2), LABELS, "DifferenceOfPowers"),
         (
             gflow.Diagonal((ETA, ETA)),
             REGRESSION,

@@ -74,22 +74,22 @@ def _directions(
     coarse, fine = (jax.tree.map(lambda v, i=i: v[i], runs) for i in (0, 1))
     # Margins are tied to 1/κ where the flow ties them to 1/s, and ρ and q are linear in that.
     fraction = jnp.maximum(1 - 10.0 ** (jnp.log10(cap) - decades), 0.0)[:, None] / 9
-    growth = coordinates.depth * jnp.sign(fine.angles) * (fine.angles - coarse.angles)  # of log ρ, within 1 where alive
+    out = coordinates.outward(fine.angles)
+    growth = coordinates.depth * out * (fine.angles - coarse.angles)  # of log ρ, within 1 where alive
     further = jnp.log1p(-fraction * jnp.expm1(-jnp.clip(growth, -1.0, 1.0))) / coordinates.depth
-    angles = fine.angles + jnp.sign(fine.angles) * further
+    angles = fine.angles + out * further
     shares = jnp.maximum(fine.multipliers + fraction * (fine.multipliers - coarse.multipliers), 0.0)
 
     def beta(x: Float[Array, " m"]) -> Float[Array, " d"]:
         return found.modes.coefficients(coordinates.unit_rho(x)[0])
 
     status = Status.where(coarse.status == Status.converged, fine.status, coarse.status)
-    tied = jax.vmap(coordinates.inexact)(angles).any()
     return _Directions(
         coordinates=coordinates,
         angles=angles,
         multipliers=shares / jnp.sum(shares, axis=-1, keepdims=True),
         errors=angle(jax.vmap(beta)(angles), jax.vmap(beta)(fine.angles)),
-        status=Status.where(tied, Status.tied, status),
+        status=status,
         steps=coarse.steps + fine.steps,
         rejected_steps=coarse.rejected_steps + fine.rejected_steps,
     )

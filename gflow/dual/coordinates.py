@@ -13,9 +13,15 @@ With q = a sinh x, a = √c_1 and b_k = √(c_k / c_1) this is, for each coordin
 
 The angle x is the one coordinate in which nothing cancels or overflows: q ~ e^x, and Z(x) = x for two layers.
 Yun et al.'s Lemma 4 is the case b_k = 1, x_0 = 0.
+
+*Ties.* Where two layers or more share the smallest size, c_1 = 0 and q keeps its sign for ever. It is the limit
+x_0 → ±∞ of the above: with ±e^{±x}/2 in the place of sinh x, a = 2|q(0)|, b_1 = 0 and x_0 = 0 all formulas stand, and
+ρ → 0 as x runs to the other end. All layers equal is the commonest case, v_l = α·1. Where two layers or more are zero
+nothing moves: such a coordinate is `frozen`.
 """
 
 import math
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -30,11 +36,12 @@ class Coordinates(eqx.Module):
     - `log_scale`: log α; every η_l is α times what the other fields say. It is the only field that need
       not be of moderate size: α itself need not be representable.
     - `log_a`: log a, shape (m,), at most 0.
-    - `log_b`: log b_k, shape (K, m) with K = L − 1, increasing from log b_1 = 0.
+    - `log_b`: log b_k, shape (K, m) with K = L − 1, increasing from log b_1, which is 0; `_NEVER` for b_k = 0.
     - `start`: x_0, shape (m,).
     - `order`: the layers by increasing |η_l|, shape (L, m).
     - `signs`: of η_l in that order; the first is that of q / η.
-    - `tied`: where two layers share the smallest |η_l|. There a = 0, and a tiny a stands for it: see `inexact`.
+    - `side`: the sign of ρ where the smallest layers are equal and not zero, and 0 elsewhere.
+    - `frozen`: where two layers are zero; `stays` holds the η_l / α there.
     """
 
     log_scale: Scalar
@@ -43,56 +50,56 @@ class Coordinates(eqx.Module):
     start: Float[Array, " m"]
     order: Int[Array, "L m"]
     signs: Float[Array, "L m"]
-    tied: Bool[Array, " m"]
+    side: Float[Array, " m"]
+    frozen: Bool[Array, " m"]
+    stays: Float[Array, "L m"]
 
     @classmethod
     def of(cls, eta: Float[Array, "L m"], log_alpha: float | Scalar = 0.0) -> "Coordinates":
         """The systems that start at η_l(0) = e^log_alpha · `eta[l]`."""
-        size = jnp.max(jnp.abs(eta), axis=0)
-        size = jnp.where(size > 0, size, 1.0)
         order = jnp.argsort(jnp.abs(eta), axis=0)
-        eta = jnp.take_along_axis(eta, order, axis=0)
-        least, others = jnp.abs(eta[0]), jnp.abs(eta[1:])
-        differences = (others - least) / size
-        tiny = float(jnp.finfo(eta.dtype).tiny) ** 0.65  # 1e-200: a relative difference of two layers that stands for 0
-        tied = differences[0] <= (tiny if len(eta) == 2 else TIE * others[0] / size)
-        log_sums = jnp.log(jnp.maximum((others + least) / size, tiny))
-        log_c = (jnp.log(jnp.maximum(differences, tiny)) + log_sums) / 2
-        signs = jnp.where(eta < 0, -1.0, 1.0).astype(eta.dtype).at[0].set(1.0)
+        ranked = jnp.take_along_axis(eta, order, axis=0)
+        frozen = ranked[1] == 0
+        stand_in = jnp.arange(len(eta), dtype=eta.dtype)[:, None]  # for coordinates that do not move
+        ranked = jnp.where(frozen, stand_in, ranked)
+        size = jax.lax.stop_gradient(jnp.abs(ranked[1]))
+        least, others = jnp.abs(ranked[0]) / size, jnp.abs(ranked[1:]) / size
+        differences = others - least
+        positive = differences > 0
+        tied = ~positive[0]
+        log_c = (jnp.log(jnp.where(positive, differences, 1.0)) + jnp.log(others + least)) / 2
+        log_a = jnp.where(tied, jnp.log(others[0] + least), log_c[0])
+        signs = jnp.where(ranked < 0, -1.0, 1.0).astype(eta.dtype).at[0].set(1.0)
         signs = signs.at[0].set(jnp.prod(signs, axis=0))
-        q = signs[0] * eta[0] / size
-        # Of a tie, log(2q/a) has the right derivatives by both layers, arcsinh(q/a) has not.
-        start = jnp.where(tied, jnp.sign(q) * (log_sums[0] - log_c[0]), jnp.arcsinh(q * jnp.exp(-log_c[0])))
-        log_a = log_c[0] + jnp.log(size)
-        largest = jax.lax.stop_gradient(jnp.max(log_a + jnp.abs(start)))
+        q = signs[0] * ranked[0] / size
+        start = jnp.where(tied, 0.0, jnp.arcsinh(q * jnp.exp(-log_c[0])))
+        log_b = jnp.where(positive, log_c - log_a, _NEVER)
+        log_a = log_a + jnp.log(size)
+        largest = jax.lax.stop_gradient(jnp.max(jnp.where(frozen, -jnp.inf, log_a + jnp.abs(start))))
+        largest = jnp.where(frozen.all(), 0.0, largest)
         return cls(
             log_scale=log_alpha + largest,
             log_a=log_a - largest,
-            log_b=log_c - log_c[0],
+            log_b=log_b,
             start=start,
             order=order,
             signs=signs,
-            tied=tied,
+            side=jnp.where(tied & ~frozen, jnp.sign(q), 0.0),
+            frozen=frozen,
+            stays=jnp.where(frozen, eta * jnp.exp(-largest), 0.0),
         )
 
     @property
     def depth(self) -> int:
         return self.log_b.shape[0] + 1
 
-    def inexact(self, x: Float[Array, " m"]) -> Bool[Array, ""]:
-        """Whether at the angles x a tie matters.
+    def size(self, x: Float[Array, " m"]) -> Float[Array, " m"]:
+        """|x|, or for ties ±x: the exponent to which q grows, with which ρ rises and falls."""
+        return jnp.where(self.side != 0, self.side * x, jnp.where(x < 0, -x, x))
 
-        For two layers η_1 ± η_2 ~ e^{±ζ} holds with ties too. The tiny a that stands for 0 does not matter where
-        q has kept its sign and is much larger than a, or where both layers are zero and have stayed negligible.
-        """
-        eps, rho = jnp.finfo(x.dtype).eps, jnp.abs(self.unit_rho(x)[0])
-        grown = (jnp.exp(-2 * jnp.abs(x)) < eps) & (x * self.start > 0)
-        dead = (self.start == 0) & (rho <= eps * jnp.max(rho))
-        return jnp.any(self.tied & ~(grown | dead)) if self.depth == 2 else jnp.any(self.tied)
-
-    def _log_size(self, x: Float[Array, " m"], layers: int) -> Float[Array, " m"]:
-        """log of α^layers a^layers e^{layers |x|}."""
-        return layers * (self.log_scale + self.log_a + jnp.where(x < 0, -x, x))
+    def outward(self, x: Float[Array, "*rows m"]) -> Float[Array, "*rows m"]:
+        """The sign with which |ρ| grows in x; 0 at x = 0 but for ties."""
+        return jnp.where(self.side != 0, self.side, jnp.sign(x))
 
     def rho(self, x: Float[Array, " m"]) -> Float[Array, " m"]:
         """ρ at the angles x."""
@@ -101,8 +108,8 @@ class Coordinates(eqx.Module):
 
     def scaled_rho(self, x: Float[Array, " m"]) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
         """ρ = mantissa · e^exponent at the angles x, |mantissa| ≤ ½, where ρ itself may overflow."""
-        sinh, _, radii = _scaled(x, self.log_b)
-        return sinh, self._log_size(x, self.depth) + jnp.sum(jnp.log(radii), axis=0)
+        parts = _at(self, x)
+        return jnp.where(self.frozen, 0.0, parts.sinh), parts.log_unit + jnp.sum(parts.log_radii, axis=0)
 
     def unit_rho(self, x: Float[Array, " m"]) -> tuple[Float[Array, " m"], Scalar]:
         """ρ e^{−R} and R = log of about the largest |ρ_j|, which is held fixed in derivatives."""
@@ -110,30 +117,50 @@ class Coordinates(eqx.Module):
         R = jax.lax.stop_gradient(jnp.max(exponent))
         return mantissa * jnp.exp(exponent - R), R
 
-    def rho_slope(self, x: Float[Array, " m"]) -> Float[Array, " m"]:
-        """dρ/dx > 0."""
-        sinh, cosh, radii = _scaled(x, self.log_b)
-        growth = cosh * (1 + jnp.sum((sinh / radii) ** 2, axis=0))
-        return growth * jnp.exp(self._log_size(x, self.depth) + jnp.sum(jnp.log(radii), axis=0))
+    def log_rho_slope(self, x: Float[Array, " m"]) -> Float[Array, " m"]:
+        """log dρ/dx."""
+        parts = _at(self, x)
+        ratios = parts.sinh * jnp.exp(parts.size - parts.log_radii)
+        growth = jnp.log(parts.cosh) + jnp.log1p(jnp.sum(ratios**2, axis=0))
+        return growth + parts.log_unit + jnp.sum(parts.log_radii, axis=0)
 
     def zeta(self, x: Float[Array, " m"]) -> Float[Array, " m"]:
         """α^{L−2} ζ at the angles x. (For L ≥ 3 it is bounded, and ζ = O(α^{2−L}) itself may overflow.)"""
         if self.depth == 2:
             return x - self.start
-        return jnp.exp((2 - self.depth) * self.log_a) * (_Z(x, self.log_b) - _Z(self.start, self.log_b))
+        return jnp.exp((2 - self.depth) * self.log_a) * _Z(self.start, x, self.log_b, self.side)
 
     def log_zeta_slope(self, x: Float[Array, " m"]) -> Float[Array, " m"]:
         """log of α^{L−2} dζ/dx."""
-        return (2 - self.depth) * self.log_a - _log_speed(x, self.log_b)
+        return (2 - self.depth) * self.log_a - jnp.sum(_at(self, x).log_radii[1:], axis=0)
 
     def conjugate(self, x: Float[Array, " m"]) -> Float[Array, " m"]:
         """α^{L−2} ∫₀^ζ ρ dζ = α^{L−2} (q² − q_0²) / 2, the convex function whose derivative by ζ is ρ."""
 
         def half_square(x: Array) -> Array:
-            log_q2 = self._log_size(x, 2) + (self.depth - 2) * self.log_scale
-            return _scaled(x, self.log_b)[0] ** 2 * jnp.exp(log_q2) / 2
+            parts = _at(self, x)
+            return parts.sinh**2 * jnp.exp(2 * parts.log_q_unit + (self.depth - 2) * self.log_scale) / 2
 
         return half_square(x) - half_square(self.start)
+
+    def angle_of(self, rho: Float[Array, " m"]) -> Float[Array, " m"]:
+        """The angles at which ρ is `rho`, of the right sign for ties. By Newton's method on log ρ, as a function of
+        log x or, for ties, of x: it is convex, and the start is where it is too large."""
+        tied = self.side != 0
+        log_rho = jnp.log(jnp.abs(rho)) - self.depth * (self.log_scale + self.log_a)
+        above = log_rho - jnp.sum(jnp.where(tied, 0.0, self.log_b), axis=0)  # sinh x ≤ that, since every radius is ≥ b
+        first = jnp.where(above > 1, above + math.log(2), jnp.arcsinh(jnp.exp(jnp.minimum(above, 1.0))))
+        first = jnp.where(tied, log_rho / self.depth + math.log(2), jnp.maximum(first, jnp.finfo(first.dtype).tiny))
+        side = jnp.where(tied, 1.0, 0.0)
+
+        def step(_: Array, x: Array) -> Array:
+            sinh, cosh, log_radii = _functions(x, self.log_b, side)
+            excess = jnp.log(sinh) + x + jnp.sum(log_radii, axis=0) - log_rho
+            slope = cosh / sinh * (1 + jnp.sum((sinh * jnp.exp(x - log_radii)) ** 2, axis=0))
+            return jnp.where(tied, x - excess / slope, x * jnp.exp(-excess / (x * slope)))
+
+        x = jax.lax.fori_loop(0, 10, step, first)
+        return jnp.where(tied, self.side * x, jnp.sign(rho) * jnp.where(rho == 0, 0.0, x))
 
     def eta(self, x: Float[Array, " m"]) -> Float[Array, "L m"]:
         """The η_l at the angles x, in the layers' own order."""
@@ -142,58 +169,93 @@ class Coordinates(eqx.Module):
 
     def unit_eta(self, x: Float[Array, " m"]) -> tuple[Float[Array, "L m"], Scalar]:
         """η e^{−R} and R = log of about the largest |η|, which may itself overflow; R is fixed in derivatives."""
-        sinh, _, radii = _scaled(x, self.log_b)
-        log_size = self._log_size(x, 1)
-        R = jax.lax.stop_gradient(jnp.max(log_size))
-        ranked = self.signs * jnp.exp(log_size - R) * jnp.concatenate([sinh[None], radii])
-        return jnp.take_along_axis(ranked, jnp.argsort(self.order, axis=0), axis=0), R
+        parts = _at(self, x)
+        log_a = self.log_scale + self.log_a
+        R = jax.lax.stop_gradient(jnp.max(log_a + parts.log_radii[-1]))
+        smallest = parts.sinh * jnp.exp(log_a + parts.size - R)
+        ranked = self.signs * jnp.concatenate([smallest[None], jnp.exp(log_a + parts.log_radii - R)])
+        eta = jnp.take_along_axis(ranked, jnp.argsort(self.order, axis=0), axis=0)
+        return jnp.where(self.frozen, self.stays * jnp.exp(self.log_scale - R), eta), R
 
 
-TIE = 1e-8  # relative difference below which the quadrature for three layers and more degrades
+class _Point(NamedTuple):
+    """sinh x and cosh x as mantissas times e^size, log √(sinh²x + b_k²), and the logarithm of a^L e^size."""
+
+    size: Float[Array, " m"]
+    sinh: Float[Array, " m"]
+    cosh: Float[Array, " m"]
+    log_radii: Float[Array, "K m"]
+    log_unit: Float[Array, " m"]
+    log_q_unit: Float[Array, " m"]
 
 
-def _scaled(x: Array, log_b: Array) -> tuple[Array, Array, Array]:
-    """sinh x, cosh x and √(sinh²x + b_k²), each times e^{−|x|}: of moderate size for every x."""
-    decay = jnp.exp(-2 * jnp.abs(x))
-    sinh = jnp.where(x < 0, jnp.expm1(2 * jnp.minimum(x, 0.0)), -jnp.expm1(-2 * jnp.maximum(x, 0.0))) / 2
-    radii = jnp.sqrt(sinh**2 + decay * jnp.exp(2 * log_b))
-    return sinh, (1 + decay) / 2, radii
+def _at(coordinates: Coordinates, x: Array) -> _Point:
+    size = coordinates.size(x)
+    sinh, cosh, log_radii = _functions(x, coordinates.log_b, coordinates.side)
+    log_a = coordinates.log_scale + coordinates.log_a
+    return _Point(size, sinh, cosh, log_radii, coordinates.depth * log_a + size, log_a + size)
 
 
-def _log_speed(x: Array, log_b: Array) -> Array:
-    """−log Z′(x) = Σ_{k≥2} ½ log(sinh²x + b_k²)."""
-    _, _, radii = _scaled(x, log_b[1:])
-    return jnp.sum(jnp.log(radii) + jnp.abs(x), axis=0)
+def _functions(x: Array, log_b: Array, side: Array) -> tuple[Array, Array, Array]:
+    """sinh x and cosh x, each times e^{−size} (±½ and ½ for ties), and log √(sinh²x + b_k²)."""
+    tied, negative = side != 0, x < 0
+    # At x = 0 one branch of each `where` has all of the slope, and the other none.
+    left, right = jnp.where(negative, x, 0.0), jnp.where(negative, 0.0, x)
+    sinh = jnp.where(negative, jnp.expm1(2 * left), -jnp.expm1(-2 * right)) / 2
+    sinh, cosh = jnp.where(tied, side / 2, sinh), jnp.where(tied, 0.5, (1 + jnp.exp(2 * (left - right))) / 2)
+    size = jnp.where(tied, side * x, right - left)
+    two_sided = jnp.log(sinh**2 + jnp.exp(2 * (log_b - jnp.where(tied, 0.0, size))))
+    one_sided = jnp.logaddexp(-2 * math.log(2), 2 * (log_b - size))
+    return sinh, cosh, size + jnp.where(tied, one_sided, two_sided) / 2
 
 
-# Gauss-Legendre nodes on [0, 1]. On the eight panels below, each of length (1.7 + log b)/8, the integrand's
-# singularities lie π/2 off the axis: 12 nodes leave 1e-15 up to b = 1e4 and 1e-13 up to 1e6.
+_NEVER = -1e30  # log b of a tie, in the place of −∞, which has no derivatives
+
+# Gauss-Legendre nodes on [0, 1]. On panels no longer than 1.5 the integrand's singularities lie π/2 off the axis: 12
+# nodes leave 1e-15.
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(12)
 _NODES, _WEIGHTS = (_NODES + 1) / 2, _WEIGHTS / 2
-_PANELS = 8
+_PANEL = 1.5
 
 
-def _Z_value(x: Float[Array, " m"], log_b: Float[Array, "K m"]) -> Float[Array, " m"]:
-    """Z(x), by quadrature up to log(2 b_{L−1}) + 1 and, beyond, by the difference of two tails."""
-    nodes, weights = jnp.asarray(_NODES, x.dtype), jnp.asarray(_WEIGHTS, x.dtype)
-    distance = jnp.abs(x)
-    split = log_b[-1] + math.log(2) + 1
-    near = jnp.minimum(distance, split)
-
-    def panel(total: Array, first: Array) -> tuple[Array, None]:
-        points = near * (first + nodes[:, None] / _PANELS)
-        return total + weights @ jnp.exp(-jax.vmap(_log_speed, (0, None))(points, log_b)), None
-
-    panels = jnp.arange(_PANELS, dtype=x.dtype) / _PANELS
-    integral = near / _PANELS * jax.lax.scan(panel, jnp.zeros_like(x), panels)[0]
-    far = _tail(split, log_b) - _tail(jnp.maximum(distance, split), log_b)
-    return jnp.sign(x) * (integral + jnp.where(distance > split, far, 0.0))
+def _log_speed(x: Array, log_b: Array, side: Array) -> Array:
+    """−log Z′(x) = Σ_{k≥2} log √(sinh²x + b_k²)."""
+    return jnp.sum(_functions(x, log_b[1:], side)[2], axis=0)
 
 
-def _tail(x: Array, log_b: Array) -> Array:
-    """∫_x^∞ Z′ = q^{2−L} ∫₀¹ z^{L−3} Π_k (1 + (b_k z / q)²)^{−1/2} dz with q = sinh x > b_{L−1}."""
+def _Z_value(start: Array, x: Array, log_b: Array, side: Array) -> Array:
+    """Z(x) − Z(x_0), in pieces that do not cross 0, from where the integrand is largest on."""
+    tied = side != 0
+    a, b = (jnp.where(tied, side * v, jnp.abs(v)) for v in (start, x))
+    across = ~tied & (start * x < 0)
+    low, high = jnp.minimum(a, b), jnp.maximum(a, b)
+    first = _from_to(jnp.where(across, 0.0, low), high, log_b, tied)
+    second = _from_to(jnp.zeros_like(low), jnp.where(across, low, 0.0), jnp.where(tied, 0.0, log_b), tied & False)
+    return jnp.where(x < start, -1.0, 1.0) * (first + second)
+
+
+def _from_to(low: Array, high: Array, log_b: Array, tied: Array) -> Array:
+    """∫_low^high Z′ for 0 ≤ low ≤ high (ties: any low): panels as far as log 2b + 1, then the difference of tails."""
+    nodes, weights = jnp.asarray(_NODES, low.dtype), jnp.asarray(_WEIGHTS, low.dtype)
+    side = tied.astype(low.dtype)
+    split = jnp.maximum(low, log_b[-1] + math.log(2) + 1)
+    beyond = high > split + 0.5  # nearer the two tails would cancel
+    length = jnp.where(beyond, split, high) - low
+    panels = jnp.ceil(jnp.max(length) / _PANEL)
+
+    def panel(i: Array, total: Array) -> Array:
+        points = low + length * (i + nodes[:, None]) / panels
+        return total + weights @ jnp.exp(-jax.vmap(_log_speed, (0, None, None))(points, log_b, side))
+
+    near = jax.lax.fori_loop(0, panels.astype(int), panel, jnp.zeros_like(low)) * length / jnp.maximum(panels, 1.0)
+    far = _tail(split, log_b, tied) - _tail(jnp.where(beyond, high, split + 1.0), log_b, tied)
+    return near + jnp.where(beyond, far, 0.0)
+
+
+def _tail(x: Array, log_b: Array, tied: Array) -> Array:
+    """∫_x^∞ Z′ = q^{2−L} ∫₀¹ z^{L−3} Π_k (1 + (b_k z / q)²)^{−1/2} dz with q = sinh x > b_{L−1}, or e^x/2 for ties."""
     L = len(log_b) + 1
-    log_q = x + jnp.log(-jnp.expm1(-2 * x)) - math.log(2)
+    log_q = x + jnp.where(tied, 0.0, jnp.log(-jnp.expm1(-2 * jnp.where(tied, 1.0, x)))) - math.log(2)
     ratios = jnp.exp(2 * (log_b - log_q))
     nodes, weights = jnp.asarray(_NODES, x.dtype), jnp.asarray(_WEIGHTS, x.dtype)
     integrand = jnp.prod(1 + ratios * nodes[:, None, None] ** 2, axis=1) ** -0.5
@@ -204,7 +266,14 @@ _Z = jax.custom_jvp(_Z_value)
 
 
 @_Z.defjvp
-def _Z_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    (x, log_b), (dx, dlog_b) = primals, tangents
-    Z, by_b = jax.jvp(lambda log_b: _Z_value(x, log_b), (log_b,), (dlog_b,))
-    return Z, by_b + jnp.exp(-_log_speed(x, log_b)) * dx
+def _Z_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    start, x, log_b, side = primals
+    dstart, dx, dlog_b, _ = tangents
+    by_start, by_x = (jnp.exp(-_log_speed(v, log_b, side)) for v in (start, x))
+
+    def by_b(direction: Array) -> Array:
+        unit = jnp.broadcast_to(direction[:, None], log_b.shape)
+        return jax.jvp(lambda log_b: _Z_value(start, x, log_b, side), (log_b,), (unit,))[1]
+
+    slopes = jax.vmap(by_b)(jnp.eye(len(log_b), dtype=x.dtype))
+    return _Z(*primals), by_x * dx - by_start * dstart + jnp.sum(slopes * dlog_b, axis=0)

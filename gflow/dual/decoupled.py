@@ -37,13 +37,16 @@ def lift(network: NetworkT, eta: Float[Array, "L m"], log_alpha: Scalar, log_uni
     The part of its weights outside the column spaces of the U_l stays what e^log_alpha times `network` has.
     """
 
+    def modes_of(weights: tuple[Array, ...]) -> Any:
+        return with_weights(network, weights).modes()
+
     def eta_of(weights: tuple[Array, ...]) -> Array:
-        modes: Any = with_weights(network, weights).modes()
-        return jnp.stack(modes.eta)
+        return jnp.stack(modes_of(weights).eta)
 
     start, transposed = jax.vjp(eta_of, network.weights)  # η_l = U_lᵀv_l, and U_l η_l is its transpose
     (inside,), (ends,) = transposed(start), transposed(eta)
-    alpha = jnp.exp(log_alpha - log_unit)
+    alpha, copies = jnp.exp(log_alpha - log_unit), modes_of(network.weights).copies
     return with_weights(
-        network, tuple(alpha * (v - u) + w for v, u, w in zip(network.weights, inside, ends, strict=True))
+        network,
+        tuple(alpha * (v - u / copies) + w / copies for v, u, w in zip(network.weights, inside, ends, strict=True)),
     )

@@ -1,257 +1,370 @@
 """The limit of an orthogonally decomposable regression by Newton's method: n unknowns and no integration.
 
 With Z = X Sᵀ the flow is ν̇ = y − Zρ(Zᵀν) (`coordinates`), a gradient flow of the convex function
-Ψ(ν) = Σ_j ∫₀^{ζ_j} ρ_j − yᵀν, and its limit is the minimum of Ψ, whatever the start. The equations
+Ψ(ν) = Σ_j ∫₀^{ζ_j} ρ_j − yᵀν, and its limit is the minimum of Ψ, whatever the start. The unknowns are the angles x,
 
-    Z ρ(x) = y,    Zᵀν = ζ(x)
+    Zρ(x) = y,    Zᵀν = ζ(x).
 
-are solved for the angles x and for ν together. In ν alone they lose all digits at small α, since ζ then lies within
-round-off of its bound while ρ does not.
+ν is read from the angles of a basis of n columns (`basis`), where the second equation so holds exactly; in ν alone
+all digits would be lost at small α, where ζ lies within round-off of its bound while ρ does not.
+
+*Steps.* A Newton step says how ρ_j and ζ_j should change, and both cannot be had. Basics follow ρ, others follow ζ
+while they are negligible: so a ρ_j grows from α^L to 1 in one step, and sinks from 1 to α^L in one.
+
+*Continuation.* It starts at an initial scale at which one step nearly solves the equations for Zρ = y − Zρ(x_0) + Zρ_0,
+whose right-hand side keeps the outputs' way to go the same, and follows the limits down to the scale asked for. The
+path x(log α) is asymptotically a straight line, so strides triple.
 """
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.scipy.linalg import solve_triangular
-from jaxtyping import Array, ArrayLike, Bool, Float, Int, Scalar
+from jax.scipy.linalg import cho_factor, cho_solve
+from jaxtyping import Array, Bool, Float, Int, Scalar
 
+from . import basis as bases
+from . import cone
+from .basis import Basis
 from .coordinates import Coordinates
+from .digits import difference, resolution
 
 
 class Limit(eqx.Module):
-    """Where Newton's method ended, with the evidence. All of it is relative and in the dtype of the data.
+    """Where Newton's method ended, with the evidence.
 
     - `angles`, `nu`: x of shape (m,) and α^{L−2} ν of shape (n,).
-    - `rho`: ρ of shape (m,).
-    - `residual`: ‖Zρ − y‖ / ‖y‖ (with the size of the start's outputs added to ‖y‖).
-    - `dual_residual`: max |Zᵀν − ζ| / max |ζ|.
+    - `errors`: a bound on |δρ|, shape (m,), from the equations' residuals and the round-off in them.
+    - `residual`: max_i |Zρ − y|_i / (Σ_j |Z_ij ρ_j| + |y_i|).
+    - `dual_residual`: max_j |Zᵀν − ζ|_j / max |ζ|.
     - `gap`: the duality gap over the potential Q(ρ), to first order in the primal and second in the dual residual.
-    - `error`: the norm of the next Newton step, that is ‖δρ‖ / ‖ρ‖.
-    - `iterations`; `finite`, and `converged`: whether `error` is below the tolerance, at the scale asked for,
-      and no tie of two layers matters (`Coordinates.inexact`).
+    - `fitted`, `misfit`: y′, the nearest outputs to y in the range of Z, and max |y − y′| / max |y|.
+    - `iterations`; `finite`.
     """
 
     angles: Float[Array, " m"]
     nu: Float[Array, " n"]
-    rho: Float[Array, " m"]
+    errors: Float[Array, " m"]
     residual: Scalar
     dual_residual: Scalar
     gap: Scalar
-    error: Scalar
+    fitted: Float[Array, " n"]
+    misfit: Scalar
     iterations: Int[Array, ""]
-    converged: Bool[Array, ""]
     finite: Bool[Array, ""]
 
 
-class _Point(eqx.Module):
-    """An iterate with everything Newton's step needs. `misfit` and `slack` are the two equations' residuals."""
+class _Equations(NamedTuple):
+    """The equations' residuals at the angles x: misfit A(ρ* − ρ) in the basis' rows, and slack Aᵀζ_B − ζ."""
 
-    x: Float[Array, " m"]
-    nu: Float[Array, " n"]
     rho: Float[Array, " m"]
-    rho_slope: Float[Array, " m"]
-    log_zeta_slope: Float[Array, " m"]
-    misfit: Float[Array, " n"]  # y − Zρ
-    slack: Float[Array, " m"]  # Zᵀν − ζ
     zeta: Float[Array, " m"]
-    depth: int = eqx.field(static=True)
+    misfit: Float[Array, " n"]
+    slack: Float[Array, " m"]
+
+
+class _Slopes(NamedTuple):
+    """log dρ/dx, log dζ/dx, and the weights w = √(dρ/dζ) over the largest."""
+
+    log_rho: Float[Array, " m"]
+    log_zeta: Float[Array, " m"]
+    w: Float[Array, " m"]
+
+
+def _exp(v: Array) -> Array:
+    """e^v, held within what can be represented."""
+    return jnp.exp(
+        jnp.clip(v, 0.98 * math.log(float(jnp.finfo(v.dtype).tiny)), 0.98 * math.log(float(jnp.finfo(v.dtype).max)))
+    )
+
+
+def _slopes(coordinates: Coordinates, x: Array) -> _Slopes:
+    log_rho, log_zeta = coordinates.log_rho_slope(x), coordinates.log_zeta_slope(x)
+    log_D = jnp.where(coordinates.frozen, -jnp.inf, log_rho - log_zeta)
+    # A column lighter than e^{−1200} times the heaviest is taken for that heavy, which moves nothing that shows.
+    lightest = 0.85 * math.log(float(jnp.finfo(x.dtype).tiny))
+    heaviest = jnp.maximum(jnp.max(log_D), jnp.finfo(x.dtype).min)
+    return _Slopes(log_rho, log_zeta, jnp.exp(jnp.maximum((log_D - heaviest) / 2, lightest)))
+
+
+def _solve(
+    basis: Basis, slopes: _Slopes, misfit: Float[Array, "*k n"], slack: Float[Array, "*k m"]
+) -> tuple[Float[Array, "*k m"], Float[Array, "*k n"]]:
+    """δρ, and the change of ζ at the basis' columns, with A δρ = misfit and δζ − Aᵀδζ_B = slack."""
+    M, w = basis.ratios(slopes.w), basis.of_rows(slopes.w, 1.0)
+    shifts = slack * _exp(slopes.log_rho - slopes.log_zeta)  # D · slack, which is 0 at the basis' columns
+    right = jnp.where(basis.active, (misfit - shifts @ basis.A.T) / w, 0.0)
+    t = cho_solve(cho_factor(_gram(basis, slopes)), right.T).T
+    rho_B = t * w
+    rho = basis.at_columns(slopes.w * (t @ M) + shifts, rho_B)
+    inverse_D = _exp(basis.of_rows(slopes.log_zeta - slopes.log_rho, 0.0))
+    return rho, jnp.where(basis.active, rho_B * inverse_D, 0.0)
 
 
 class _State(NamedTuple):
     log_scale: Scalar
-    point: _Point
-    merit: Scalar
+    x: Float[Array, " m"]
+    basis: Basis
     stride: Scalar  # how far to go in log α next
-    damping: Scalar
-    error: Scalar
+    tries: Int[Array, ""]  # steps since the last stride
+    size: Scalar  # of the last step
     iterations: Int[Array, ""]
-    accepted: Bool[Array, ""]
     done: Bool[Array, ""]
 
 
-def _evaluate(coordinates: Coordinates, Z: Array, y: Array, x: Array, nu: Array) -> _Point:
-    rho, zeta = coordinates.rho(x), coordinates.zeta(x)
-    return _Point(
-        x,
-        nu,
-        rho,
-        coordinates.rho_slope(x),
-        coordinates.log_zeta_slope(x),
-        misfit=y - Z @ rho,
-        slack=nu @ Z - zeta,
-        zeta=zeta,
-        depth=coordinates.depth,
-    )
-
-
-# Newton's matrix (not the equations) takes no ζ for flatter and no ρ for stiffer than these, relative to the largest:
-# beyond, round-off in Zᵀν would move ρ, and round-off in Zρ would move ν.
-_FLATTEST = 4.5e5  # units of round-off: 1e-10 in float64
-_STIFFEST = 450.0  # 1e-13
-
-
-def _solve(Z: Array, point: _Point, misfit: Array, slack: Array) -> tuple[Array, Array]:
-    """(dx, dν) with Z (dρ/dx dx) = misfit and dζ/dx dx − Zᵀdν = slack, each for a stack of right-hand sides."""
-    slope = jnp.exp(point.log_zeta_slope)
-    largest_zeta = jnp.max(jnp.abs(point.zeta) + slope)
-    largest_rho = jnp.max(jnp.abs(point.rho) + point.rho_slope)
-    eps = float(jnp.finfo(Z.dtype).eps)
-    inverse_slope = 1 / jnp.maximum(slope, _FLATTEST * eps * largest_zeta)
-    D = point.rho_slope * inverse_slope  # dρ/dζ
-    scale = jnp.max(D)
-    if point.depth == 2:
-        L = jnp.linalg.cholesky((Z * jnp.maximum(D / scale, _STIFFEST * eps)) @ Z.T)
-    else:  # Z D Zᵀ itself has a condition number of 1e23 and more at small α; its factor has the root of that
-        floor = _STIFFEST * eps * largest_rho / largest_zeta / scale
-        L = jnp.linalg.qr((Z * jnp.sqrt(jnp.maximum(D / scale, floor))).T, mode="r").T
-
-    def solve(misfit: Array, slack: Array) -> tuple[Array, Array]:
-        w = solve_triangular(L, (misfit - (D * slack) @ Z.T).T / scale, lower=True)
-        dnu = solve_triangular(L, w, lower=True, trans=1).T
-        return (dnu @ Z + slack) * inverse_slope, dnu
-
-    dx, dnu = solve(misfit, slack)
-    for _ in range(0 if point.depth == 2 else 2):  # refined until Zρ is exact where ζ is flat
-        more_x, more_nu = solve(misfit - (point.rho_slope * dx) @ Z.T, jnp.zeros_like(slack))
-        dx, dnu = dx + more_x, dnu + more_nu
-    return dx, dnu
-
-
 def newton(
-    coordinates: Coordinates,
-    Z: Float[Array, "n m"],
-    y: Float[Array, " n"],
-    *,
-    tolerance: float | Scalar = 1e-9,
-    max_iterations: int = 200,
-) -> Limit:
+    coordinates: Coordinates, Z: Float[Array, "n m"], y: Float[Array, " n"], *, max_iterations: int = 200
+) -> tuple[Coordinates, Limit, Scalar]:
     """The limit of the flow ν̇ = y − Zρ(Zᵀν) from ν = 0.
 
-    Newton's method, continued in the initial scale: it starts at a log α where one step nearly solves the
-    equations and follows the limits down to the log α asked for. The path x(log α) is asymptotically a
-    straight line, so strides triple: α = 10^−1000 takes some 10 iterations more than α = 10^−5.
-
-    - `tolerance`: the relative ‖δρ‖ of the last step that counts as converged. The iteration itself goes on to
-      round-off.
+    Returns the coordinates in a unit u in which the outputs are of size 1 (α is divided by u^{1/L}), the limit in them,
+    and log u. Where y is not in the range of Z it is first projected: the flow does not feel the rest.
 
     May be compiled and batched, and differentiated (to any order) by `coordinates`, `Z` and `y`: the derivative
     is that of the equations' solution (implicit function theorem), and costs one more linear solve.
     """
-    state = _continue_in_scale(*jax.lax.stop_gradient((coordinates, Z, y, tolerance)), max_iterations)
-    x, nu = _implicit(coordinates, Z, y, state.point.x, state.point.nu)
-    return _certify(coordinates, Z, y, x, nu, state, tolerance)
+    Z = jnp.where(coordinates.frozen, 0.0, Z)
+    rows = jnp.max(jnp.abs(Z), axis=1)
+    rows = jax.lax.stop_gradient(jnp.where(rows > 0, rows, 1.0))
+    Z, target = Z / rows[:, None], y / rows
+    mantissa, R = coordinates.unit_rho(coordinates.start)
+    log_f0 = R + jnp.log(jnp.max(jnp.abs(Z @ mantissa)))
+    log_u = jnp.maximum(jnp.log(jnp.max(jnp.abs(target))), log_f0)
+    log_u = jax.lax.stop_gradient(jnp.where(jnp.isfinite(log_u), log_u, 0.0))
+    target = scaled(target, -log_u)
+    coordinates = _at(coordinates, coordinates.log_scale - log_u / coordinates.depth)
 
-
-def _continue_in_scale(
-    coordinates: Coordinates, Z: Array, y: Array, tolerance: float | Scalar, max_iterations: int
-) -> _State:
-    target, L = coordinates.log_scale, coordinates.depth
-    still = jnp.zeros_like(y), jnp.zeros_like(coordinates.start)
-    unit = _at(coordinates, jnp.zeros_like(target))
-    outputs = Z @ unit.rho(coordinates.start)
-
-    def merit(log_scale: Scalar, point: _Point) -> Scalar:
-        size = jnp.linalg.norm(y) + jnp.exp(L * log_scale) * jnp.linalg.norm(outputs)
-        primal = jnp.linalg.norm(point.misfit) / size
-        dual = jnp.max(jnp.abs(point.slack)) / (jnp.max(jnp.abs(point.zeta)) + jnp.finfo(y.dtype).tiny)
-        return jnp.maximum(primal, dual)
-
-    def step(state: _State) -> _State:
-        point = state.point
-        misfits = jnp.stack([point.misfit, -L * (y - point.misfit)])  # of the equations, and by log α
-        slacks = jnp.stack([point.slack, still[1]])
-        (dx, dx_by_scale), (dnu, dnu_by_scale) = _solve(Z, point, misfits, slacks)
-        error = jnp.where(
-            state.log_scale == target,
-            jnp.linalg.norm(point.rho_slope * dx) / jnp.maximum(jnp.linalg.norm(point.rho), jnp.finfo(y.dtype).tiny),
-            jnp.inf,
-        )
-        centred = state.merit <= _LARGEST_MERIT
-        log_scale = jnp.maximum(target, state.log_scale - jnp.where(centred, state.stride, 0.0))
-        stride, damping = log_scale - state.log_scale, state.damping
-        trial = _evaluate(
-            _at(coordinates, log_scale),
-            Z,
-            y,
-            _move(point.x, damping * dx + stride * dx_by_scale, L)
-            if L > 2
-            else point.x + damping * dx + stride * dx_by_scale,
-            point.nu + damping * dnu + stride * dnu_by_scale,
-        )
-        trial_merit = merit(log_scale, trial)
-        solved = error <= jnp.minimum(
-            1e5 * jnp.finfo(y.dtype).eps, 0.1 * tolerance
-        )  # and the step that is made now squares it
-        # Steps below 1e-8 (in float64) that no longer shrink are round-off.
-        stalled = state.accepted & (error < 0.67 * jnp.finfo(y.dtype).eps ** 0.5) & (error >= state.error)
-        better = jnp.linalg.norm(trial.misfit) <= jnp.linalg.norm(point.misfit)
-        accept = (better | ~(solved | stalled)) & (
-            trial_merit <= jnp.maximum(_LARGEST_MERIT, (1 - damping / 4) * state.merit)
-        )
-
-        def choose(new: ArrayLike, old: ArrayLike) -> Array:
-            return jnp.where(accept, new, old)
-
-        return _State(
-            log_scale=choose(log_scale, state.log_scale),
-            point=jax.tree.map(choose, trial, point),
-            merit=choose(trial_merit, state.merit),
-            stride=state.stride * choose(3.0, 0.25),
-            damping=choose(jnp.minimum(1.0, 4 * damping), damping / 4),
-            error=error,
-            iterations=state.iterations + 1,
-            accepted=accept,
-            done=solved | stalled,
-        )
-
-    def unfinished(state: _State) -> Bool[Array, ""]:
-        return (state.iterations < max_iterations) & ~state.done
-
-    begin = _evaluate(unit, Z, y, coordinates.start, still[0])
-    dx, _ = _solve(Z, begin, y, still[1])
-    easy = jnp.maximum(target, jnp.log(2 * jnp.max(jnp.abs(dx))) / L)
-    point = _evaluate(_at(coordinates, easy), Z, y, coordinates.start, still[0])
-    one = jnp.ones_like(target)
-    return jax.lax.while_loop(
-        unfinished,
-        step,
-        _State(
-            easy,
-            point,
-            merit(easy, point),
-            one / L,
-            one,
-            one * jnp.inf,
-            jnp.array(0),
-            jnp.array(False),
-            jnp.array(False),
-        ),
+    reach = _within_reach(coordinates.side, Z, target, rows)
+    Z = jnp.where(reach.dead, 0.0, Z)
+    first = bases.improved(bases.start(Z), _slopes(coordinates, coordinates.start).w, 2.0)
+    first = jax.lax.stop_gradient(first)
+    fitted = jax.lax.cond(first.active.all(), lambda v: v, lambda v: _projected(first, rows, v), reach.outputs)
+    state = _continue_in_scale(*jax.lax.stop_gradient((coordinates, Z, fitted, first)), max_iterations)
+    basis, x = _polished(*jax.lax.stop_gradient((coordinates, Z, fitted)), state)
+    x = _implicit(coordinates, Z, fitted, basis, x)
+    end = _certify(coordinates, Z, fitted, basis, x, state)
+    largest = jnp.max(jnp.abs(target * rows))
+    end = dataclasses.replace(
+        end,
+        angles=jnp.where(reach.dead, -coordinates.side * _DEAD, end.angles),
+        nu=end.nu / rows,
+        residual=jnp.maximum(end.residual, reach.violation),
+        fitted=fitted * rows,
+        misfit=jnp.max(jnp.abs((target - fitted) * rows)) / jnp.where(largest > 0, largest, 1.0),
     )
+    return coordinates, end, log_u
 
 
-def _move(x: Array, dx: Array, L: int) -> Array:
-    """x + dx, but where |x| > 1 shrinks, ρ ~ e^{L|x|} follows its linearisation, down to a hundredth.
-
-    Otherwise a ρ_j that has to vanish would shrink by no more than a factor e in a step.
-    """
-    shrink = -jnp.sign(x) * dx
-    faster = -jnp.log1p(-jnp.minimum(L * shrink, 0.99)) / L
-    return jnp.where((jnp.abs(x) > 1) & (shrink > 0), x - jnp.sign(x) * jnp.maximum(shrink, faster), x + dx)
+_DEAD = 1e4  # the angle, inwards, at which a coordinate that dies is
 
 
-_LARGEST_MERIT = 0.3  # relative misfit at which Newton's method still converges quadratically
+def _within_reach(side: Array, Z: Array, target: Array, rows: Array) -> cone.Nearest:
+    """The outputs nearest to `target` among those whose coordinates keep their sign, in the metric of the data."""
+    metric = rows / jnp.max(rows)
+
+    def nearest(target: Array) -> cone.Nearest:
+        found = cone.nearest(Z * metric[:, None], target * metric, side)
+        moved = jnp.max(jnp.abs(target * metric - found.outputs)) > 0
+        return found._replace(outputs=jnp.where(moved, found.outputs / metric, target))
+
+    def all_of_it(target: Array) -> cone.Nearest:
+        return cone.Nearest(target, jnp.zeros(side.shape, bool), jnp.zeros((), target.dtype))
+
+    return jax.lax.stop_gradient(jax.lax.cond(jnp.any(side != 0), nearest, all_of_it, target))
+
+
+def scaled(v: Array, log_factor: Scalar) -> Array:
+    """v e^log_factor, where the factor itself may overflow."""
+    half = jnp.exp(log_factor / 2)
+    return v * half * half
+
+
+def _projected(basis: Basis, rows: Array, target: Array) -> Array:
+    """The nearest outputs in the range of rows ⊙ Z, over `rows`; the dependent rows of Z_B⁻¹ span its complement."""
+    null = jnp.where(basis.active[:, None], 0.0, basis.inverse / rows)
+    null = null / jnp.maximum(jnp.max(jnp.abs(null), axis=1, keepdims=True), jnp.finfo(rows.dtype).tiny)
+    return target - jnp.linalg.pinv(null, rtol=1e-10) @ (null @ (target * rows)) / rows
 
 
 def _at(coordinates: Coordinates, log_scale: Scalar) -> Coordinates:
     return dataclasses.replace(coordinates, log_scale=log_scale)
 
 
-def _implicit_value(coordinates: Coordinates, Z: Array, y: Array, x: Array, nu: Array) -> tuple[Array, Array]:
-    """(x, ν) as they are, with the derivatives that the equations give them."""
-    return x, nu
+def _evaluate(coordinates: Coordinates, basis: Basis, target: Array, shift: Array, x: Array) -> _Equations:
+    """The equations Zρ = target + Z shift, without round-off taken for residuals."""
+    rho, zeta = coordinates.rho(x), coordinates.zeta(x)
+    misfit = basis.inverse @ target - basis.A @ (rho - shift)
+    # Round-off is nothing to follow: where it is all that y asks of a basic, ρ_j would swing by its own size for ever.
+    sizes = jnp.abs(basis.inverse) @ jnp.abs(target) + jnp.abs(basis.A) @ (jnp.abs(rho) + jnp.abs(shift))
+    felt = jnp.abs(misfit) > 4 * float(jnp.finfo(x.dtype).eps) * sizes
+    return _Equations(
+        rho,
+        zeta,
+        jnp.where(basis.active & felt, misfit, 0.0),
+        jnp.where(basis.basic, 0.0, basis.of_rows(zeta, 0.0) @ basis.A - zeta),
+    )
+
+
+_CENTRED = 0.1  # relative size of a step from which Newton's method converges, so that the scale may move on
+_IN_ORDER = 1e-7  # relative size of Zᵀν − ζ from which the last steps clear it
+_ROOM = 4.0  # by how much of its own range ζ may move in a step
+_TO_THE_BOUNDARY = 0.95  # a basic loses no more of its size than this in a step, in which others may grow
+_PATIENCE = 6  # steps before every third is halved, which breaks cycles
+
+
+def _continue_in_scale(coordinates: Coordinates, Z: Array, target: Array, first: Basis, max_iterations: int) -> _State:
+    L, last = coordinates.depth, coordinates.log_scale
+    eps = float(jnp.finfo(Z.dtype).eps)
+    start = coordinates.rho(coordinates.start)
+    none = jnp.zeros_like(coordinates.start)
+
+    def step(state: _State) -> _State:
+        here, x, basis = _at(coordinates, state.log_scale), state.x, state.basis
+        begun = here.rho(here.start)
+        equations, slopes = (
+            _evaluate(here, basis, target, jnp.where(state.log_scale == last, 0.0, begun - start), x),
+            _slopes(here, x),
+        )
+        rho, zeta = equations.rho, equations.zeta
+        # The equations' residuals, and their derivatives by log α.
+        misfits = jnp.stack([equations.misfit, -L * (basis.A @ (rho - begun))])
+        drhos, dzeta_B = _solve(basis, slopes, misfits, jnp.stack([equations.slack, none]))
+        room = _ROOM * (jnp.max(jnp.abs(zeta)) + jnp.max(_exp(slopes.log_zeta)))
+        dzetas = jnp.clip(dzeta_B, -room, room) @ basis.A + jnp.stack([equations.slack, none])
+
+        largest = jnp.max(jnp.abs(rho))
+        size = jnp.max(jnp.abs(drhos[0])) / largest
+        off = _out_of_order(here, equations)
+        arrived = state.log_scale == last
+        stalled = (size < eps**0.5) & (size >= state.size)
+        solved = arrived & ((size <= 1e3 * eps) | stalled) & (off <= _IN_ORDER)
+        centred = jnp.maximum(size, off) < _CENTRED  # false for NaN
+        log_scale = jnp.maximum(last, state.log_scale - jnp.where(centred, state.stride, 0.0))
+        stride = log_scale - state.log_scale
+
+        change = drhos[0] + stride * (L * rho + drhos[1])
+        there, scale = _at(coordinates, log_scale), jnp.maximum(largest, jnp.max(jnp.abs(basis.inverse @ target)))
+        firm = basis.basic & ((here.side != 0) | (jnp.abs(x) > 1)) & (jnp.abs(rho) > 50 * eps * scale)
+        loss = jnp.max(jnp.where(firm, -change / jnp.where(firm, rho, 1.0), 0.0))
+        halved = (state.tries >= _PATIENCE) & (state.tries % 3 == 1)
+        damping = jnp.minimum(jnp.where(halved, 0.5, 1.0), _TO_THE_BOUNDARY / jnp.maximum(loss, 0.1))
+        dx = (dzetas[0] + stride * dzetas[1]) * _exp(-slopes.log_zeta)
+        x = _moved(there, x, rho, damping * change, damping * dx, basis.basic, scale)
+        return _State(
+            log_scale,
+            x,
+            bases.improved(basis, _slopes(there, x).w),
+            state.stride * jnp.where(centred, jnp.where(state.tries == 0, 3.0, 1.5), 1.0),
+            jnp.where(centred, 0, state.tries + 1),
+            jnp.where(stride == 0, size, jnp.inf),
+            state.iterations + 1,
+            solved,
+        )
+
+    def unfinished(state: _State) -> Bool[Array, ""]:
+        return (state.iterations < max_iterations) & ~state.done
+
+    unit = _at(coordinates, jnp.zeros_like(last))
+    slopes = _slopes(unit, unit.start)
+    _, dzeta_B = _solve(first, slopes, jnp.where(first.active, first.inverse @ target - first.A @ start, 0.0), none)
+    turns = jnp.max(jnp.abs(dzeta_B @ first.A) * _exp(-slopes.log_zeta))
+    easy = jnp.maximum(last, jnp.log(10 * turns) / L)
+    one = jnp.ones_like(last)
+    begin = _State(easy, coordinates.start, first, one / L, jnp.array(0), one * jnp.inf, jnp.array(0), jnp.array(False))
+    return jax.lax.while_loop(unfinished, step, begin)
+
+
+def _moved(
+    coordinates: Coordinates, x: Array, rho: Array, drho: Array, dx: Array, basic: Array, scale: Scalar
+) -> Array:
+    """The angles after a step by which ρ would change by `drho`, and by which ζ would to first order turn x by `dx`."""
+    tied, size = coordinates.side != 0, coordinates.size(x)
+    out = jnp.where(tied, coordinates.side, jnp.where(x != 0, jnp.sign(x), jnp.sign(dx)))
+    grows = out * dx > 0
+    by_zeta = _turned(coordinates, x, dx)
+    rho_by_zeta = coordinates.rho(by_zeta)
+
+    by_rho = rho + drho
+    crosses = ~grows & (by_rho * out <= 0)
+    sinks = ~grows & ~(by_rho * out > 0.1 * jnp.abs(rho))
+    negligible = _NEGLIGIBLE * scale
+    free = ~basic & (tied | (size >= 1))
+    stays = ~basic & ~tied & (jnp.maximum(size, jnp.abs(by_zeta)) < 1.5)  # where ρ is all but linear in ζ
+    use_zeta = stays | jnp.where(
+        free,
+        sinks | (jnp.abs(rho_by_zeta) <= negligible),
+        ~tied & crosses & (jnp.abs(rho_by_zeta) < jnp.abs(by_rho)),  # what turns sign must not overshoot
+    )
+    least = jnp.where(free & grows, jnp.minimum(negligible, jnp.abs(rho_by_zeta)), 0.0)
+    by_rho = jnp.where(least > jnp.abs(by_rho), out * least, by_rho)
+    by_rho = jnp.where(tied & (by_rho * coordinates.side <= 0), 0.1 * rho, by_rho)  # ties keep their sign
+    return jnp.where(use_zeta, by_zeta, coordinates.angle_of(by_rho))
+
+
+def _turned(coordinates: Coordinates, x: Array, dx: Array) -> Array:
+    """The angles after ζ has changed as it would to first order for `dx`. For L ≥ 3 it is a bound less e^{−(L−2)|x|}:
+    exactly so for ties, and where |x| is large."""
+    tied, size, k = coordinates.side != 0, coordinates.size(x), coordinates.depth - 2
+    out = jnp.where(tied, coordinates.side, jnp.where(x != 0, jnp.sign(x), jnp.sign(dx)))
+    turn = jnp.abs(dx)
+    sink = jnp.log1p(k * turn) / k if k else turn
+    rise = jnp.where(k * turn < 0.999, -jnp.log1p(-jnp.minimum(k * turn, 0.999)) / k, _FARTHEST) if k else turn
+    across = -out * (1 + jnp.log(jnp.maximum(sink - size, 1.0)))  # no farther beyond 0 than that
+    inward = jnp.where(tied | (sink - size < 1), x - out * sink, across)
+    return jnp.where(out * dx > 0, out * (size + jnp.minimum(rise, _FARTHEST)), inward)
+
+
+_FARTHEST = 1e5  # that an angle grows in a step
+_NEGLIGIBLE = 1e-20  # ρ in units of the largest, below which it is no part of Zρ
+
+
+def _polished(coordinates: Coordinates, Z: Array, target: Array, state: _State) -> tuple[Basis, Array]:
+    """The basis computed anew, and a few steps with residuals from the data themselves."""
+    seen, eps = jnp.any(Z != 0, axis=0), float(jnp.finfo(Z.dtype).eps)
+
+    def step(state: tuple) -> tuple:
+        basis, x, count, _ = state
+        equations, slopes = _residuals(coordinates, Z, target, basis, x), _slopes(coordinates, x)
+        largest = jnp.max(jnp.where(seen, jnp.abs(equations.rho), 0.0))
+        felt = jnp.abs(equations.misfit) > eps * largest
+        drho, dzeta_B = _solve(basis, slopes, jnp.where(felt, equations.misfit, 0.0), equations.slack)
+        dx = (dzeta_B @ basis.A + equations.slack) * _exp(-slopes.log_zeta)
+        new = _moved(coordinates, x, equations.rho, drho, dx, basis.basic, largest)
+        x = jnp.where(jnp.max(jnp.abs(drho)) <= _CENTRED * largest, new, x)
+        return bases.improved(basis, _slopes(coordinates, x).w), x, count + 1, _out_of_order(coordinates, equations)
+
+    def unfinished(state: tuple) -> Bool[Array, ""]:
+        _, _, count, off = state
+        return (count < 4) | (count < _MOST_ROUNDS) & (off > 1e5 * eps)
+
+    begin = (bases.renewed(state.basis, Z), state.x, jnp.array(0), jnp.ones_like(coordinates.log_scale))
+    return jax.lax.while_loop(unfinished, step, begin)[:2]
+
+
+_MOST_ROUNDS = 40  # four are enough but where y is sparse to round-off, and ν is determined by what lies below it
+
+
+def _out_of_order(coordinates: Coordinates, equations: _Equations) -> Scalar:
+    """max |Zᵀν − ζ| / max |ζ|, without ties that are negligible and sink on: they have nothing to wait for."""
+    rho, zeta = jnp.abs(equations.rho), jnp.abs(equations.zeta)
+    waits = (coordinates.side * equations.slack >= 0) | (rho > 50 * float(jnp.finfo(rho.dtype).eps) * jnp.max(rho))
+    off = jnp.max(jnp.where(waits, jnp.abs(equations.slack), 0.0)) / jnp.max(zeta)
+    return jnp.where(jnp.isnan(off), 0.0, off)
+
+
+def _residuals(coordinates: Coordinates, Z: Array, target: Array, basis: Basis, x: Array) -> _Equations:
+    rho, zeta = coordinates.rho(x), coordinates.zeta(x)
+    slack = basis.of_rows(zeta, 0.0) @ basis.A - zeta
+    misfit = basis.inverse @ difference(target, Z, rho)
+    return _Equations(rho, zeta, jnp.where(basis.active, misfit, 0.0), jnp.where(basis.basic, 0.0, slack))
+
+
+def _implicit_value(coordinates: Coordinates, Z: Array, target: Array, basis: Basis, x: Array) -> Array:
+    """x as it is, with the derivatives that the equations give it."""
+    return x
 
 
 _implicit = jax.custom_jvp(_implicit_value)
@@ -259,34 +372,80 @@ _implicit = jax.custom_jvp(_implicit_value)
 
 @_implicit.defjvp
 def _implicit_jvp(primals: tuple, tangents: tuple) -> tuple:
-    coordinates, Z, y, _, _ = primals
-    x, nu = _implicit(*primals)
+    coordinates, _, _, basis, _ = primals
+    x = _implicit(*primals)
 
-    def equations(coordinates: Coordinates, Z: Array, y: Array) -> tuple[Array, Array]:
-        point = _evaluate(coordinates, Z, y, x, nu)
-        return point.misfit, point.slack
+    def equations(coordinates: Coordinates, Z: Array, target: Array) -> tuple[Array, Array]:
+        B = bases.columns_of(basis, Z)
+        rho, zeta = coordinates.rho(x), coordinates.zeta(x)
+        nu = jnp.linalg.solve(B.T, basis.of_rows(zeta, 0.0))
+        return jnp.linalg.solve(B, target - Z @ rho), nu @ Z - zeta
 
-    _, changes = jax.jvp(equations, primals[:3], tangents[:3])
-    return (x, nu), _solve(Z, _evaluate(coordinates, Z, y, x, nu), *changes)
+    _, (misfit, slack) = jax.jvp(equations, primals[:3], tangents[:3])
+    slopes = _slopes(coordinates, x)
+    misfit, slack = jnp.where(basis.active, misfit, 0.0), jnp.where(basis.basic, 0.0, slack)
+    drho, dzeta_B = _solve(basis, slopes, misfit, slack)
+    dx = basis.at_columns(
+        (dzeta_B @ basis.A + slack) * _exp(-slopes.log_zeta), basis.of_rows(drho * _exp(-slopes.log_rho), 0.0)
+    )
+    return x, jnp.where(coordinates.frozen, 0.0, dx)
 
 
-def _certify(
-    coordinates: Coordinates, Z: Array, y: Array, x: Array, nu: Array, state: _State, tolerance: float | Scalar
-) -> Limit:
-    point = _evaluate(coordinates, Z, y, x, nu)
-    outputs = Z @ coordinates.rho(coordinates.start)
-    D = point.rho_slope * jnp.exp(-point.log_zeta_slope)
-    gap = jnp.abs(nu @ point.misfit) + jnp.sum(D * point.slack**2) / 2
-    potential = point.rho @ point.zeta - jnp.sum(coordinates.conjugate(x))
+def _certify(coordinates: Coordinates, Z: Array, target: Array, basis: Basis, x: Array, state: _State) -> Limit:
+    equations = _residuals(coordinates, Z, target, basis, x)
+    rho, zeta = equations.rho, equations.zeta
+    D = _exp(coordinates.log_rho_slope(x) - coordinates.log_zeta_slope(x))
+    gap = jnp.abs(basis.of_rows(zeta, 0.0) @ equations.misfit) + jnp.sum(D * equations.slack**2) / 2
+    potential = rho @ zeta - jnp.sum(coordinates.conjugate(x))
+    sizes = jnp.max(jnp.abs(Z), axis=1) * jnp.max(jnp.abs(rho)) + jnp.abs(target)
+    off = jnp.abs(target - Z @ rho) / jnp.where(sizes > 0, sizes, 1.0)
+    largest = jnp.max(jnp.abs(zeta))
     return Limit(
         angles=x,
-        nu=nu,
-        rho=point.rho,
-        residual=jnp.linalg.norm(point.misfit) / (jnp.linalg.norm(y) + jnp.linalg.norm(outputs)),
-        dual_residual=jnp.max(jnp.abs(point.slack)) / jnp.max(jnp.abs(point.zeta)),
-        gap=gap / potential,
-        error=state.error,
+        nu=basis.inverse.T @ basis.of_rows(zeta, 0.0),
+        errors=_errors(coordinates, Z, basis, x, equations),
+        residual=jnp.max(jnp.where(basis.active, off, 0.0)),
+        dual_residual=jnp.max(jnp.abs(equations.slack)) / jnp.where(largest > 0, largest, 1.0),
+        gap=gap / jnp.where(potential > 0, potential, 1.0),
+        fitted=target,
+        misfit=jnp.zeros_like(gap),
         iterations=state.iterations,
-        converged=state.done & (state.error <= tolerance) & ~coordinates.inexact(x),
-        finite=jnp.isfinite(point.rho).all() & jnp.isfinite(nu).all(),
+        finite=jnp.isfinite(rho).all() & jnp.isfinite(zeta).all(),
     )
+
+
+def _errors(coordinates: Coordinates, Z: Array, basis: Basis, x: Array, equations: _Equations) -> Float[Array, " m"]:
+    """A bound on |δρ|: the solution of Newton's equations for the residuals and all round-off in them, with every
+    term's absolute value taken. Twice that, since D changes on the way."""
+    n, m = Z.shape
+    eps = _ROUND_OFF * float(jnp.finfo(x.dtype).eps)
+    slopes, rho, zeta = _slopes(coordinates, x), jnp.abs(equations.rho), jnp.abs(equations.zeta)
+    reach, B = jnp.abs(basis.inverse), bases.columns_of(basis, Z)
+    zeta_B = basis.of_rows(zeta, 0.0)
+    of_sums = resolution(m, x.dtype) * jnp.max(jnp.abs(Z), axis=1) * jnp.max(rho)
+    of_A = resolution(n, x.dtype) * jnp.max(jnp.abs(B), axis=1)[:, None] * jnp.max(jnp.abs(basis.A), axis=0)
+    misfit = jnp.abs(equations.misfit) + reach @ of_sums
+    slack = jnp.abs(equations.slack) + eps * (zeta_B @ jnp.abs(basis.A) + zeta) + zeta_B @ (reach @ of_A)
+    slack = jnp.where(basis.basic, 0.0, slack)
+    shifts = slack * _exp(slopes.log_rho - slopes.log_zeta)
+    # D is that of the neighbourhood only. But a tie that sinks, sinks by no more than all of it.
+    sinks = coordinates.side * equations.slack < 0
+    turns = slack * _exp(-slopes.log_zeta)
+    out = jnp.where(coordinates.side != 0, coordinates.side, jnp.where(x < 0, -1.0, 1.0))
+    grown = jnp.abs(coordinates.rho(_turned(coordinates, x, out * turns)))
+    shifts = jnp.where(turns <= 0.1, shifts, rho + grown)
+    shifts = jnp.where(sinks, jnp.minimum(shifts, rho), shifts)
+    M, w = jnp.abs(basis.ratios(slopes.w)), basis.of_rows(slopes.w, 1.0)
+    gram = _gram(basis, slopes)
+    t = jnp.abs(jnp.linalg.inv(gram)) @ jnp.where(basis.active, (misfit + jnp.abs(basis.A) @ shifts) / w, 0.0)
+    errors = 2 * basis.at_columns(slopes.w * (t @ M) + shifts, t * w)
+    trusted = jnp.max(jnp.abs(basis.inverse @ B - jnp.eye(n, dtype=x.dtype))) < 1e-3
+    return jnp.where(trusted & ~jnp.isnan(errors), errors, jnp.inf)
+
+
+_ROUND_OFF = 4.0  # units of round-off that a sum of products is allowed, relative to the sum of their sizes
+
+
+def _gram(basis: Basis, slopes: _Slopes) -> Float[Array, "n n"]:
+    M = basis.ratios(slopes.w)
+    return M @ M.T + jnp.diag(jnp.where(basis.active, 0.0, 1.0)).astype(M.dtype)

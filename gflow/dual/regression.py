@@ -5,6 +5,7 @@ the minimum of a convex function of ν, whatever the loss. That holds for every 
 dominated layer per coordinate. Yun et al. 2021, Theorem 5, is the case in which that layer starts at zero.
 """
 
+import math
 from typing import Any, TypeVar
 
 import diffrax
@@ -20,18 +21,18 @@ from ..flows.engine import Integration, integrate
 from ..flows.rows import AtTaus, Saving
 from ..flows.weights import path_of
 from ..networks import Network
-from ..problems import Problem
+from ..problems import Problem, Regression, SquaredLoss
 from ..records import Certificate, Path, Route, Solution, Status, first_of, status_of
 from .coordinates import Coordinates
 from .decoupled import Decoupled, lift
-from .newton import newton
+from .newton import newton, scaled
 
 NetworkT = TypeVar("NetworkT", bound=Network)
 
 
 def limit(
     network: NetworkT,
-    problem: Problem,
+    problem: Any,
     found: Decoupled,
     log_alpha: Scalar,
     *,
@@ -44,33 +45,57 @@ def limit(
     the flow, as the adjoints made for steady states do, is wrong: the steady states form a continuum, and the start
     decides which is reached.)
     """
-    coordinates = Coordinates.of(found.eta, log_alpha)
-    end = newton(coordinates, found.Z, problem.y, tolerance=tolerance, max_iterations=max_steps)
-    last = lift(network, coordinates.eta(end.angles), log_alpha)
-    outputs = last(problem.X)
-    log_loss = problem.log_loss(outputs)
-    # What is returned must fit by its own outputs: coordinates that are not the network's prove nothing.
-    size = jnp.linalg.norm(problem.y) + jnp.linalg.norm(found.Z @ coordinates.rho(coordinates.start))
-    residual = jnp.linalg.norm(problem.discrepancy(outputs)) / jnp.where(size > 0, size, 1.0)
-    fits = residual <= tolerance
+    coordinates, end, log_u = newton(Coordinates.of(found.eta, log_alpha), found.Z, problem.y, max_iterations=max_steps)
+    L = coordinates.depth
+    eta, log_eta = coordinates.unit_eta(end.angles)
+    log_eta = log_eta + log_u / L
+    # Weights beyond this, whose outputs cannot be represented, are given in units of their size.
+    room = 0.9 * math.log(float(jnp.finfo(found.Z.dtype).max)) / L
+    log_unit = jax.lax.stop_gradient(jnp.where(log_eta > room, log_eta, 0.0))
+    last = lift(network, eta * jnp.exp(log_eta - log_unit), log_alpha, log_unit)
+
+    # What is returned must fit by its own outputs, row by row: coordinates that are not the network's prove nothing.
+    outputs, beta = last(problem.X), found.modes.coefficients(coordinates.rho(end.angles))
+    begun, log_begun = Coordinates.of(found.eta, log_alpha).unit_rho(coordinates.start)
+    start = found.modes.coefficients(scaled(begun, log_begun - log_u))
+    fits_nothing = ~jnp.any(problem.y != 0)  # then what is left of the start is the only size there is
+    beta, start = (jnp.where(jnp.any(problem.X != 0, axis=0), v, 0.0) for v in (beta, start))
+    sizes = jnp.max(jnp.abs(problem.X), axis=1) * jnp.max(jnp.abs(beta) + jnp.where(fits_nothing, jnp.abs(start), 0.0))
+    sizes = sizes + jnp.abs(end.fitted)
+    off = jnp.abs(scaled(outputs, L * log_unit - log_u) - end.fitted) / jnp.where(sizes > 0, sizes, 1.0)
+    residual = jnp.max(jnp.where(off == 0, 0.0, off))
+    unit = jnp.linalg.norm(beta) + jnp.where(fits_nothing, jnp.linalg.norm(start), 0.0)
+    bound = jnp.linalg.norm(found.modes.bound(end.errors))
+    error = jnp.where(bound == 0, 0.0, bound / unit)
+    proved = (error <= tolerance) & (jnp.maximum(residual, end.residual) <= tolerance)
+    fits = end.misfit <= tolerance
+    log_loss = _log_loss(problem, outputs, L * log_unit)
     return Solution(
         network=last,
-        log_scale=jnp.zeros_like(log_loss),
+        log_scale=log_unit,
         log_loss=log_loss,
         log_time=jnp.full_like(log_loss, jnp.inf),
         status=first_of(
-            (end.converged & fits, Status.converged),
-            (coordinates.inexact(end.angles), Status.tied),
             (~end.finite, Status.not_finite),
-            (end.converged | (end.iterations < max_steps), Status.not_certified),
+            (~fits & ~jnp.any(found.Z != 0) | ~fits & coordinates.frozen.all(), Status.no_descent),
+            (proved & fits, Status.converged),
+            (proved & jnp.asarray(isinstance(problem.loss, SquaredLoss)), Status.least_squares),
+            (end.iterations < max_steps, Status.not_certified),
             otherwise=Status.step_limit,
         ),
         route=Route.dual,
-        error=end.error,
+        error=error,
         certificate=Certificate.of(log_loss, residual=residual, dual_residual=end.dual_residual, gap=end.gap),
         steps=end.iterations,
         rejected_steps=jnp.zeros_like(end.iterations),
     )
+
+
+def _log_loss(problem: Regression, outputs: Array, log_unit: Scalar) -> Scalar:
+    """The log-loss of outputs given in a unit, which for losses other than squares must be 1."""
+    if not isinstance(problem.loss, SquaredLoss):
+        return jnp.where(log_unit == 0, problem.log_loss(outputs), jnp.nan)
+    return Regression(problem.X, problem.y * jnp.exp(-log_unit)).log_loss(outputs) + 2 * log_unit
 
 
 class DualRegression(eqx.Module):
@@ -94,7 +119,7 @@ class DualRegression(eqx.Module):
         return self.found.Z @ self.coordinates.rho(self.angles(state))
 
     def __call__(self, tau: Scalar, state: Array) -> Array:
-        nu_dot = -jnp.exp(tau) * self.problem.residual(self.outputs(state))
+        nu_dot = -self.found.modes.copies * jnp.exp(tau) * self.problem.residual(self.outputs(state))
         if self.coordinates.depth == 2:
             return nu_dot
         return nu_dot @ self.found.Z * jnp.exp(-jnp.maximum(self.coordinates.log_zeta_slope(state), _FLATTEST))
@@ -173,11 +198,10 @@ def flow(
         )
     )
 
-    def read(tau: Scalar, state: Array) -> tuple[NetworkT, Scalar, Bool[Array, ""]]:
-        x = dual.angles(state)
-        return lift(network, coordinates.eta(x), log_alpha), log_time_at(tau) + dual.log_unit, coordinates.inexact(x)
+    def read(tau: Scalar, state: Array) -> tuple[NetworkT, Scalar]:
+        return lift(network, coordinates.eta(dual.angles(state)), log_alpha), log_time_at(tau) + dual.log_unit
 
-    end, _, inexact = read(run.tau, run.state)
+    end, _ = read(run.tau, run.state)
     final = problem.log_loss(end(problem.X))
     met = jnp.zeros((), bool) if log_loss is None else final < log_loss
     # A flow that has arrived stays: it is there at all later times that were asked for.
@@ -185,8 +209,8 @@ def flow(
     end_tau = run.tau if last_log_time is None else jnp.where(stays, last, run.tau)
     rows = run.rows.filled_up(end_tau, run.state)
     taus = jnp.where(stays, saving.taus, rows.taus) if isinstance(saving, AtTaus) else rows.taus
-    networks, log_times, _ = jax.vmap(read)(taus, rows.states)
-    _, log_time, _ = read(end_tau, run.state)
+    networks, log_times = jax.vmap(read)(taus, rows.states)
+    _, log_time = read(end_tau, run.state)
     return path_of(
         networks,
         log_times,
@@ -198,7 +222,6 @@ def flow(
             log_time=jnp.asarray(log_time, final.dtype),
             status=first_of(
                 (jnp.isnan(final) | (final == jnp.inf), Status.not_finite),
-                (inexact, Status.tied),
                 (met, Status.converged),
                 otherwise=status_of(run.result),
             ),

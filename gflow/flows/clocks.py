@@ -67,10 +67,14 @@ def root_mean_square(weights: Weights) -> Scalar:
 
 
 class TimeClock(Clock):
-    """u = log(1 + t): the state is Θ, and dΘ/du = −(1 + t) ∇L."""
+    """u = log(1 + t): the state is Θ, and dΘ/du = −(1 + t) ∇L.
+
+    `rates`: factors of the velocity, one for every weight; all 1 where there are none.
+    """
 
     network: Network
     problem: Problem
+    rates: Weights | None = None
     pcoeff: ClassVar[float] = 0.0  # a proportional part remembers errors at round-off level: lanes would differ by them
     icoeff: ClassVar[float] = 1.0
 
@@ -78,7 +82,10 @@ class TimeClock(Clock):
         return self.network.weights
 
     def __call__(self, tau: Scalar, state: Weights) -> Weights:
-        return tuple(-jnp.exp(tau).astype(g.dtype) * g for g in loss_gradient(state, self.network, self.problem))
+        gradient = loss_gradient(state, self.network, self.problem)
+        if self.rates is not None:
+            gradient = tuple(rate * g for rate, g in zip(self.rates, gradient, strict=True))
+        return tuple(-jnp.exp(tau).astype(g.dtype) * g for g in gradient)
 
     def weights(self, state: Weights) -> Weights:
         return state

@@ -61,12 +61,14 @@ class Turning(Until):
 
 
 class Fitted(Until):
-    """Until ‖discrepancy‖ ≤ `size`: the end of a limit."""
+    """Until every |discrepancy| ≤ `size` in its own `units`: the end of a limit."""
 
     size: Scalar
+    units: Float[Array, "n ..."]
 
     def met(self, weights: Weights, log_time: Scalar, network: Network, problem: Problem) -> Bool[Array, ""]:
-        return discrepancy_size(problem, with_weights(network, weights)(problem.X)) <= self.size
+        off = problem.discrepancy(with_weights(network, weights)(problem.X)) / self.units
+        return jnp.max(jnp.abs(off)) <= self.size
 
 
 class Arrived(Until):

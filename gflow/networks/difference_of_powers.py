@@ -1,10 +1,11 @@
 """The tied diagonal network of Woodworth et al. 2020."""
 
 import equinox as eqx
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._checks import as_weights, shapes
-from .network import LinearNetwork
+from .network import LinearNetwork, Modes
 
 
 class DifferenceOfPowers(LinearNetwork):
@@ -34,6 +35,29 @@ class DifferenceOfPowers(LinearNetwork):
         positive, negative = self.weights
         return positive**self.depth - negative**self.depth
 
+    def modes(self) -> Modes:
+        """2d products of L equal layers, on inputs (x, −x)."""
+        return _Difference(None, (jnp.concatenate(self.weights),) * self.depth, copies=self.depth)
+
     @property
     def degree(self) -> int:
         return self.depth
+
+
+class _Difference(Modes):
+    """β = ρ_+ − ρ_−, that is S = (I, −I)ᵀ, which is never written out."""
+
+    def inputs(self, X: Float[Array, "n d"]) -> Float[Array, "n m"]:
+        return jnp.concatenate([X, -X], axis=1)
+
+    def coefficients(self, rho: Float[Array, " m"]) -> Float[Array, " d"]:
+        positive, negative = jnp.split(rho, 2)
+        return positive - negative
+
+    def bound(self, errors: Float[Array, " m"]) -> Float[Array, " d"]:
+        positive, negative = jnp.split(errors, 2)
+        return positive + negative
+
+    def matrix(self) -> Float[Array, "m d"]:
+        identity = jnp.eye(self.eta[0].size // 2, dtype=self.eta[0].dtype)
+        return jnp.concatenate([identity, -identity])

@@ -20,12 +20,14 @@ class Modes(NamedTuple):
     - `S`: shape (m, d), real or complex; a vector (m,) for diag(S), None for the identity.
     - `eta`: one vector of length m a layer, linear in that layer's weights. The U_l themselves must have orthonormal
       columns; they need not be given.
+    - `copies`: how many layers share each weight; its η then moves so many times as fast.
 
     Yun et al. 2021, Assumption 1.
     """
 
     S: Inexact[Array, "m d"] | Inexact[Array, " m"] | None
     eta: tuple[Inexact[Array, " m"], ...]
+    copies: int = 1
 
     def rho(self) -> Inexact[Array, " m"]:
         """ρ = ⊙_l η_l."""
@@ -38,6 +40,10 @@ class Modes(NamedTuple):
     def coefficients(self, rho: Inexact[Array, " m"]) -> Inexact[Array, " d"]:
         """β = Sᵀρ."""
         return rho if self.S is None else self.S * rho if self.S.ndim == 1 else self.S.T @ rho
+
+    def bound(self, errors: Float[Array, " m"]) -> Float[Array, " d"]:
+        """A bound on |δβ| where |δρ| is at most `errors`."""
+        return self._replace(S=None if self.S is None else jnp.abs(self.S)).coefficients(errors)
 
     def matrix(self) -> Inexact[Array, "m d"]:
         """S written out."""

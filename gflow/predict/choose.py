@@ -5,12 +5,13 @@ from typing import Any, NamedTuple
 
 from .._ask import checked
 from .._checks import all_concrete
-from ..networks import LinearTensorNetwork, Network
+from ..networks import DifferenceOfPowers, LinearTensorNetwork, Network
 from ..problems import Problem, Regression
 from .directions import fully_connected_direction, orthogonal_direction
 from .fully_connected import fully_connected_limit
 from .linear_model import linear_direction, linear_limit
 from .orthogonal import orthogonal_limit
+from .powers import power_limit
 from .prediction import Prediction, Refusal, require_served
 from .two_layers import two_layer_direction, two_layer_limit
 
@@ -27,11 +28,15 @@ class Theorem(NamedTuple):
 
 
 def _one_layer(network: LinearTensorNetwork, problem: Problem) -> bool:
-    return network.depth == 1
+    return network.depth == 1 and not _powers(network, problem)
+
+
+def _powers(network: Network, problem: Problem) -> bool:
+    return isinstance(network, DifferenceOfPowers)
 
 
 def _one_point(network: LinearTensorNetwork, problem: Problem) -> bool:
-    return network.depth > 1 and problem.y.shape == (1,)
+    return network.depth > 1 and problem.y.shape == (1,) and not _powers(network, problem)
 
 
 def _fully_connected(network: LinearTensorNetwork, problem: Problem) -> bool:
@@ -40,11 +45,12 @@ def _fully_connected(network: LinearTensorNetwork, problem: Problem) -> bool:
 
 
 def _several_layers(network: LinearTensorNetwork, problem: Problem) -> bool:
-    return network.depth > 1 and not _fully_connected(network, problem)
+    return network.depth > 1 and not _fully_connected(network, problem) and not _powers(network, problem)
 
 
 # In order of strength.
 REGRESSION = (
+    Theorem(power_limit, _powers),
     Theorem(linear_limit, _one_layer),
     Theorem(two_layer_limit, _one_point, exact_without_hypotheses=True),
     Theorem(fully_connected_limit, _fully_connected),
@@ -63,6 +69,7 @@ def limit(network: Network, problem: Problem) -> Prediction:
 
     Regression, a limit point, by the first that applies:
 
+    - `DifferenceOfPowers`: Theorems 1 and 3 of Woodworth et al. 2020;
     - one layer: the solution nearest to the start;
     - two layers, one data point, any architecture: Theorem 6;
     - fully-connected (`layers` to one output): Theorem 7, which is about α → 0;
@@ -107,7 +114,8 @@ def limit(network: Network, problem: Problem) -> Prediction:
 
 
 def _require_known(network: Network, problem: Problem) -> None:
-    if not isinstance(network, LinearTensorNetwork):
+    served = LinearTensorNetwork | (DifferenceOfPowers if isinstance(problem, Regression) else LinearTensorNetwork)
+    if not isinstance(network, served):
         raise Refusal(
             f"No theorem applies to {type(network).__name__}: all are about linear tensor networks, multilinear in "
             "their weights. Use gflow.flow or gflow.limit alone."

@@ -153,7 +153,7 @@ def _point_of_weights(network: NetworkT, problem: Problem, tolerance: Scalar, me
     rtol = 0.1 * tolerance if method.rtol is None else method.rtol.astype(dtype)
     # What the flow conserves are differences of squares, of size α². Where α is so small that steps' errors hide them,
     # these decide where it goes; then so do rates that differ by as little, and the two trajectories part.
-    uneven = 3 * jnp.array([rtol, 0.0])
+    uneven = 0.3 * jnp.array([rtol, 0.0])
 
     def trajectory(steps: tuple[Scalar, Array, Scalar]) -> tuple[Solution, Network]:
         rtol, fractions, uneven = steps

@@ -13,10 +13,11 @@ from jaxtyping import Array, Bool, Float, Scalar
 
 
 class Nearest(NamedTuple):
-    """The nearest outputs, the coordinates that are zero there for good, and how far the conditions above fail,
-    relative to the size of the column and of r."""
+    """The nearest outputs; the coordinates that are zero there, and that are so for good; and how far the conditions
+    above fail, relative to the size of the column and of r."""
 
     outputs: Float[Array, " n"]
+    zero: Bool[Array, " m"]
     dead: Bool[Array, " m"]
     violation: Scalar
 
@@ -39,7 +40,7 @@ def nearest(Z: Float[Array, "n m"], y: Float[Array, " n"], side: Float[Array, " 
     r = jnp.where(jnp.linalg.norm(r) > 1e3 * eps * size, r, 0.0)
     slopes = r @ columns / jnp.where(jnp.any(r != 0), jnp.linalg.norm(r), 1.0)
     violation = jnp.max(jnp.where(side != 0, side * slopes, jnp.abs(slopes)))
-    return Nearest(y - r, side * slopes < -_DEAD, jnp.maximum(violation, 0.0))
+    return Nearest(y - r, (side != 0) & (z == 0), side * slopes < -_DEAD, jnp.maximum(violation, 0.0))
 
 
 _DEAD = 1e-9  # cosine of the angle of a column with r from which it is not orthogonal to it

@@ -6,8 +6,9 @@ rest (Ozaki et al. 2012, with two parts). What cancels is exact, and round-off i
 
 import math
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 
 def difference(C: Float[Array, "n *k"], A: Float[Array, "n m"], B: Float[Array, "m *k"]) -> Float[Array, "n *k"]:
@@ -29,5 +30,10 @@ def _bits(m: int, dtype: object) -> int:
 def _leading(v: Array, axis: int, bits: int) -> Array:
     """v rounded to `bits` bits of the largest entry along `axis`."""
     largest = jnp.max(jnp.abs(v), axis=axis, keepdims=True)
-    unit = jnp.exp2(jnp.ceil(jnp.log2(jnp.where(largest > 0, largest, 1.0))) - bits)
-    return jnp.round(v / unit) * unit
+    exponent = exponent_of(largest) - bits
+    return jnp.ldexp(jnp.round(jnp.ldexp(v, -exponent)), exponent)
+
+
+def exponent_of(v: Float[Array, "..."]) -> Int[Array, "..."]:
+    """The k for which 2^k is next above |v|, and 0 for v = 0. To scale by 2^k rounds nothing."""
+    return jax.lax.stop_gradient(jnp.frexp(v)[1])

@@ -30,7 +30,7 @@ from . import basis as bases
 from . import cone
 from .basis import Basis
 from .coordinates import Coordinates
-from .digits import difference, resolution
+from .digits import difference, exponent_of, resolution
 
 
 class Limit(eqx.Module):
@@ -127,33 +127,34 @@ def newton(
     is that of the equations' solution (implicit function theorem), and costs one more linear solve.
     """
     Z = jnp.where(coordinates.frozen, 0.0, Z)
-    rows = jnp.max(jnp.abs(Z), axis=1)
-    rows = jax.lax.stop_gradient(jnp.where(rows > 0, rows, 1.0))
-    Z, target = Z / rows[:, None], y / rows
+    rows = exponent_of(jnp.max(jnp.abs(Z), axis=1))
+    Z, target = jnp.ldexp(Z, -rows[:, None]), jnp.ldexp(y, -rows)
     mantissa, R = coordinates.unit_rho(coordinates.start)
     log_f0 = R + jnp.log(jnp.max(jnp.abs(Z @ mantissa)))
     log_u = jnp.maximum(jnp.log(jnp.max(jnp.abs(target))), log_f0)
-    log_u = jax.lax.stop_gradient(jnp.where(jnp.isfinite(log_u), log_u, 0.0))
-    target = scaled(target, -log_u)
+    exponent = jax.lax.stop_gradient(jnp.where(jnp.isfinite(log_u), jnp.round(log_u / math.log(2)), 0.0)).astype(int)
+    log_u = exponent * math.log(2)
+    target = jnp.ldexp(target, -exponent)
     coordinates = _at(coordinates, coordinates.log_scale - log_u / coordinates.depth)
 
-    reach = _within_reach(coordinates.side, Z, target, rows)
+    metric = jnp.ldexp(jnp.ones_like(target), rows - jnp.max(rows))  # of the data, relative
+    reach = _within_reach(coordinates.side, Z, target, metric)
     Z = jnp.where(reach.dead, 0.0, Z)
     first = bases.improved(bases.start(Z), _slopes(coordinates, coordinates.start).w, 2.0)
     first = jax.lax.stop_gradient(first)
-    fitted = jax.lax.cond(first.active.all(), lambda v: v, lambda v: _projected(first, rows, v), reach.outputs)
+    fitted = jax.lax.cond(first.active.all(), lambda v: v, lambda v: _projected(first, metric, v), reach.outputs)
     state = _continue_in_scale(*jax.lax.stop_gradient((coordinates, Z, fitted, first)), max_iterations)
     basis, x = _polished(*jax.lax.stop_gradient((coordinates, Z, fitted)), state)
     x = _implicit(coordinates, Z, fitted, basis, x)
     end = _certify(coordinates, Z, fitted, basis, x, state)
-    largest = jnp.max(jnp.abs(target * rows))
+    largest = jnp.max(jnp.abs(target * metric))
     end = dataclasses.replace(
         end,
         angles=jnp.where(reach.dead, -coordinates.side * _DEAD, end.angles),
-        nu=end.nu / rows,
+        nu=jnp.ldexp(end.nu, -rows),
         residual=jnp.maximum(end.residual, reach.violation),
-        fitted=fitted * rows,
-        misfit=jnp.max(jnp.abs((target - fitted) * rows)) / jnp.where(largest > 0, largest, 1.0),
+        fitted=jnp.ldexp(fitted, rows),
+        misfit=jnp.max(jnp.abs((target - fitted) * metric)) / jnp.where(largest > 0, largest, 1.0),
     )
     return coordinates, end, log_u
 
@@ -161,19 +162,24 @@ def newton(
 _DEAD = 1e4  # the angle, inwards, at which a coordinate that dies is
 
 
-def _within_reach(side: Array, Z: Array, target: Array, rows: Array) -> cone.Nearest:
+def _within_reach(side: Array, Z: Array, target: Array, metric: Array) -> cone.Nearest:
     """The outputs nearest to `target` among those whose coordinates keep their sign, in the metric of the data."""
-    metric = rows / jnp.max(rows)
 
     def nearest(target: Array) -> cone.Nearest:
-        found = cone.nearest(Z * metric[:, None], target * metric, side)
-        moved = jnp.max(jnp.abs(target * metric - found.outputs)) > 0
-        return found._replace(outputs=jnp.where(moved, found.outputs / metric, target))
+        data, y = Z * metric[:, None], target * metric
+        found = jax.lax.stop_gradient(cone.nearest(data, y, side))
+        moved = jnp.max(jnp.abs(y - found.outputs)) > 0
+        # The same point by the columns that take part, which has derivatives.
+        taking_part = jnp.where(found.zero, 0.0, data)
+        slope = taking_part @ (jnp.linalg.pinv(taking_part, rtol=1e-10) @ y)
+        outputs = found.outputs + slope - jax.lax.stop_gradient(slope)
+        return found._replace(outputs=jnp.where(moved, outputs / metric, target))
 
     def all_of_it(target: Array) -> cone.Nearest:
-        return cone.Nearest(target, jnp.zeros(side.shape, bool), jnp.zeros((), target.dtype))
+        nothing = jnp.zeros(side.shape, bool)
+        return cone.Nearest(target, nothing, nothing, jnp.zeros((), target.dtype))
 
-    return jax.lax.stop_gradient(jax.lax.cond(jnp.any(side != 0), nearest, all_of_it, target))
+    return jax.lax.cond(jnp.any(side != 0), nearest, all_of_it, target)
 
 
 def scaled(v: Array, log_factor: Scalar) -> Array:
@@ -182,11 +188,12 @@ def scaled(v: Array, log_factor: Scalar) -> Array:
     return v * half * half
 
 
-def _projected(basis: Basis, rows: Array, target: Array) -> Array:
-    """The nearest outputs in the range of rows ⊙ Z, over `rows`; the dependent rows of Z_B⁻¹ span its complement."""
-    null = jnp.where(basis.active[:, None], 0.0, basis.inverse / rows)
-    null = null / jnp.maximum(jnp.max(jnp.abs(null), axis=1, keepdims=True), jnp.finfo(rows.dtype).tiny)
-    return target - jnp.linalg.pinv(null, rtol=1e-10) @ (null @ (target * rows)) / rows
+def _projected(basis: Basis, metric: Array, target: Array) -> Array:
+    """The nearest outputs in the range of Z, in the metric of the data. Dependent rows of Z_B⁻¹ span its complement."""
+    metric = jnp.maximum(metric, jnp.finfo(metric.dtype).tiny)
+    null = jnp.where(basis.active[:, None], 0.0, basis.inverse / metric)
+    null = null / jnp.maximum(jnp.max(jnp.abs(null), axis=1, keepdims=True), jnp.finfo(metric.dtype).tiny)
+    return target - jnp.linalg.pinv(null, rtol=1e-10) @ (null @ (target * metric)) / metric
 
 
 def _at(coordinates: Coordinates, log_scale: Scalar) -> Coordinates:

@@ -58,7 +58,7 @@ def limit(
     outputs, beta = last(problem.X), found.modes.coefficients(coordinates.rho(end.angles))
     begun, log_begun = Coordinates.of(found.eta, log_alpha).unit_rho(coordinates.start)
     start = found.modes.coefficients(scaled(begun, log_begun - log_u))
-    fits_nothing = ~jnp.any(problem.y != 0)  # then what is left of the start is the only size there is
+    fits_nothing = ~jnp.any(end.fitted != 0)  # then what is left of the start is the only size there is
     beta, start = (jnp.where(jnp.any(problem.X != 0, axis=0), v, 0.0) for v in (beta, start))
     sizes = jnp.max(jnp.abs(problem.X), axis=1) * jnp.max(jnp.abs(beta) + jnp.where(fits_nothing, jnp.abs(start), 0.0))
     sizes = sizes + jnp.abs(end.fitted)

@@ -27,24 +27,24 @@ class Theorem(NamedTuple):
     exact_without_hypotheses: bool = False
 
 
-def _one_layer(network: LinearTensorNetwork, problem: Problem) -> bool:
+def _one_layer(network: Any, problem: Problem) -> bool:
     return network.depth == 1 and not _powers(network, problem)
 
 
-def _powers(network: Network, problem: Problem) -> bool:
+def _powers(network: Any, problem: Problem) -> bool:
     return isinstance(network, DifferenceOfPowers)
 
 
-def _one_point(network: LinearTensorNetwork, problem: Problem) -> bool:
+def _one_point(network: Any, problem: Problem) -> bool:
     return network.depth > 1 and problem.y.shape == (1,) and not _powers(network, problem)
 
 
-def _fully_connected(network: LinearTensorNetwork, problem: Problem) -> bool:
+def _fully_connected(network: Any, problem: Problem) -> bool:
     layers = network.layers()
     return layers is not None and len(layers) > 1 and layers[-1].shape[1] == 1
 
 
-def _several_layers(network: LinearTensorNetwork, problem: Problem) -> bool:
+def _several_layers(network: Any, problem: Problem) -> bool:
     return network.depth > 1 and not _fully_connected(network, problem) and not _powers(network, problem)
 
 

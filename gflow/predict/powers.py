@@ -1,8 +1,8 @@
-"""Differences of powers, β = w_+^L − w_−^L: Theorems 1 and 3 of Woodworth et al. 2020, for any depth and positive start.
+"""Differences of powers, β = w_+^L − w_−^L: Theorems 1 and 3 of Woodworth et al. 2020, any depth and positive start.
 
 With a = w_+(0) and b = w_−(0), ζ = Xᵀν and k = L − 2 the flow is that of one scalar system a coordinate,
 
-    L = 2:  ρ = a² e^{4ζ} − b² e^{−4ζ};      L ≥ 3:  ρ = P^{−L/k} − N^{−L/k},  P = a^{−k} − Lkζ,  N = b^{−k} + Lkζ,
+    L = 2:  ρ = a² e^{4ζ} − b² e^{−4ζ};    L ≥ 3:  ρ = P^{−L/k} − N^{−L/k},  P = a^{−k} − Lkζ,  N = b^{−k} + Lkζ,
 
 and the limit minimises Q(β) = Σ_j ∫ ζ_j dρ_j subject to Xβ = y; for a = b = α w̄ it is Woodworth et al.'s Q. It is solved
 here by its dual, maximise yᵀν − Σ_j ψ(ζ_j) with ψ′ = ρ, by cvxpy, and refined by Newton's method on Xρ = y, Xᵀν = ζ.
@@ -27,8 +27,8 @@ ACCEPTED_GAP = 1e-8
 def power_limit(network: Network, problem: Regression) -> Prediction:
     """The limit point of a `DifferenceOfPowers` whose weights start positive.
 
-    Woodworth et al. 2020, Theorem 1 (L = 2) and Theorem 3 (L ≥ 3), which are about w_+(0) = w_−(0); the same program with
-    the potential's Bregman divergence serves unequal starts, and one layer is the solution nearest to the start.
+    Woodworth et al. 2020, Theorem 1 (L = 2) and Theorem 3 (L ≥ 3), which are about w_+(0) = w_−(0); the same program
+    with the potential's Bregman divergence serves unequal starts, and one layer is the solution nearest to the start.
     `network` is the initialisation, scale included.
 
     **Raises** `gflow.predict.Refusal` if a weight is not positive or X has not full row rank; RuntimeError if no answer

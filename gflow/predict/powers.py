@@ -2,10 +2,10 @@
 
 With a = w_+(0) and b = w_−(0), ζ = Xᵀν and k = L − 2 the flow is that of one scalar system a coordinate,
 
-    L = 2:  ρ = a² e^{4ζ} − b² e^{−4ζ};    L ≥ 3:  ρ = P^{−L/k} − N^{−L/k},  P = a^{−k} − Lkζ,  N = b^{−k} + Lkζ,
+    L = 2:  ρ = a² e^{4ζ} − b² e^{−4ζ};  L ≥ 3:  ρ = P^{−L/k} − N^{−L/k},  P = a^{−k} − Lkζ,  N = b^{−k} + Lkζ,
 
-and the limit minimises Q(β) = Σ_j ∫ ζ_j dρ_j subject to Xβ = y; for a = b = α w̄ it is Woodworth et al.'s Q. It is solved
-here by its dual, maximise yᵀν − Σ_j ψ(ζ_j) with ψ′ = ρ, by cvxpy, and refined by Newton's method on Xρ = y, Xᵀν = ζ.
+and the limit minimises Q(β) = Σ_j ∫ ζ_j dρ_j subject to Xβ = y; for a = b = α w̄ it is Woodworth et al.'s Q. It is
+solved here by its dual, maximise yᵀν − Σ_j ψ(ζ_j) with ψ′ = ρ, by cvxpy, and refined by Newton's method.
 """
 
 import warnings

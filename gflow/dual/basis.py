@@ -72,7 +72,8 @@ def improved(basis: Basis, w: Float[Array, " m"], largest: float = LARGEST_RATIO
             * jnp.where(jnp.abs(basis.A) > round_off, w, 0.0)
             * (1e280 if w.dtype == jnp.float64 else 1e30)
         )
-        return jnp.where(basis.active[:, None], jnp.abs(basis.ratios(w)), free)
+        ratios = jnp.where(jnp.abs(basis.A) > round_off, jnp.abs(basis.ratios(w)), 0.0)
+        return jnp.where(basis.active[:, None], ratios, free)
 
     def exchange(state: tuple) -> tuple:
         basis, gain, count = state

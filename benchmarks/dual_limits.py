@@ -59,7 +59,8 @@ def compiled(function, *arguments, repeats=2):
 def dual_end(network, log_alpha):
     """The dual limit with its angles and ν, from which the reference starts."""
     found = decoupled(network, problem)
-    return newton(Coordinates.of(found.eta, log_alpha), found.Z, problem.y)
+    _, end, _ = newton(Coordinates.of(found.eta, log_alpha), found.Z, problem.y)
+    return end
 
 
 def exact(alphas, end, L=2):

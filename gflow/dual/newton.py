@@ -38,7 +38,7 @@ class Limit(eqx.Module):
 
     - `angles`, `nu`: x of shape (m,) and α^{L−2} ν of shape (n,).
     - `errors`: a bound on |δρ|, shape (m,), from the equations' residuals and the round-off in them.
-    - `residual`: max_i |Zρ − y|_i / (Σ_j |Z_ij ρ_j| + |y_i|).
+    - `residual`: max_i |Zρ − y|_i / (max_j |Z_ij| max |ρ| + |y_i|).
     - `dual_residual`: max_j |Zᵀν − ζ|_j / max |ζ|.
     - `gap`: the duality gap over the potential Q(ρ), to first order in the primal and second in the dual residual.
     - `fitted`, `misfit`: y′, the nearest outputs to y in the range of Z, and max |y − y′| / max |y|.

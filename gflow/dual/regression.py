@@ -1,8 +1,8 @@
 """The flow of a regression in dual coordinates, and its limit without integration.
 
 With ν = −∫₀ᵗ r and Z = X Sᵀ the flow of all weights is exactly ν̇ = −r(Zρ(Zᵀν)), in n unknowns, and its limit
-the minimum of a convex function of ν, whatever the loss. That holds for every initialisation with one strictly
-dominated layer per coordinate. Yun et al. 2021, Theorem 5, is the case in which that layer starts at zero.
+the minimum of a convex function of ν, whatever the loss. That holds for every initialisation. Yun et al. 2021,
+Theorem 5, is the case in which the last layer starts at zero.
 """
 
 import math

@@ -5,7 +5,7 @@
 One line a category, over depths, shapes and scales from 10^−40 to 10^6: lanes, answered (converged, or a certified
 least-squares point), solvable but unanswered, and of a sample the answers that are further than their bound, or than
 1e-9, from the truth. The truth is y itself for square identities, SciPy's for least squares, and for two layers that of
-Newton's method in 60 digits and more.
+Newton's method in 100 digits and more.
 """
 
 import collections
@@ -90,7 +90,7 @@ def limits(eta, X, y, log_alpha):
 
 def exact_two_layers(eta, X, y, log_alpha, weights):
     """β for L = 2 in many digits, from the ζ that the returned weights have: 4ρ = p e^{2ζ} − m e^{−2ζ}."""
-    with mp.workdps(60 + int(2 * abs(log_alpha))):
+    with mp.workdps(100 + int(2 * abs(log_alpha))):
         alpha = mp.e ** mp.mpf(float(log_alpha))
         start = [(mp.mpf(float(a)), mp.mpf(float(b))) for a, b in eta.T]
         plus, minus = [alpha * (a + b) for a, b in start], [alpha * (a - b) for a, b in start]
@@ -110,7 +110,7 @@ def exact_two_layers(eta, X, y, log_alpha, weights):
             step = mp.lu_solve(A * D * A.T, target - A * rho)
             turn = max(abs(v) for v in A.T * step)
             nu += step * min(mp.mpf(1), 1 / turn)
-            if turn < mp.mpf(10) ** -30:
+            if turn < mp.mpf(10) ** -60:  # where a large start has to cancel to something tiny
                 return np.array([float(v) for v in rho])
     return None
 

@@ -180,6 +180,51 @@ def test_equal_layers_that_cannot_fit_end_at_nonnegative_least_squares(n, d):
     assert (ends.error <= 1e-9).all()
 
 
+def test_ties_on_the_boundary_of_what_can_be_fitted():
+    def limit(X, y):
+        return gflow.limit(gflow.Diagonal((jnp.ones(X.shape[1]),) * 3), gflow.Regression(X, y), log_alpha=-9.0)
+
+    (X,) = normals(4, (2, 2))
+    ends = [limit(X, jnp.zeros(2)), limit(jnp.eye(3), jnp.asarray([1.0, 0.0, 0.0]))]
+    # The second row holds two of three coordinates at zero, however the first one ends.
+    ends.append(limit(jnp.asarray([[1.0, 1.0, 2.0], [0.0, 1.0, 3.0]]), jnp.asarray([1.0, 0.0])))
+    # And here none: what is zero can be made up for.
+    ends.append(limit(jnp.asarray([[1.0, -1.0, 0.0]]), jnp.zeros(1)))
+    for end, expected in zip(ends, [[0, 0], [1, 0, 0], [1, 0, 0], [np.exp(-27.0)] * 3], strict=True):
+        assert end.converged
+        np.testing.assert_allclose(end.coefficients, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("ratio", [1e-4, 1e-12])
+def test_a_row_that_is_negligible_beside_another_is_fitted_all_the_same(ratio):
+    X, y = jnp.asarray([[ratio, -8 * ratio], [1.0, 7.0]]), jnp.asarray([-1.2 * ratio, 2.1])
+    end = gflow.limit(gflow.Diagonal((jnp.ones(2), jnp.ones(2))), gflow.Regression(X, y))
+    assert end.converged
+    np.testing.assert_allclose(end.coefficients, [0.56, 0.22], rtol=1e-12)
+
+
+@pytest.mark.parametrize("L", [3, 4, 5, 6])
+def test_targets_of_few_columns(L):
+    # So few that most basics are there for round-off only, at α where they are smaller than that, and larger.
+    rng = np.random.default_rng(L)
+    X = jnp.asarray(rng.normal(size=(8, 20, 60)))
+    beta = np.zeros((8, 60))
+    beta[:, :2] = rng.normal(size=(8, 2))
+    log_alphas = jnp.linspace(-8, 0, 8) * LOG10
+    network = gflow.Diagonal(tuple(rng.normal(size=(L, 60))))
+
+    def limit(lane):
+        X, y, log_alpha = lane
+        return gflow.limit(network, gflow.Regression(X, y), log_alpha=log_alpha)
+
+    ends = jax.lax.map(limit, (X, jnp.einsum("bnd,bd->bn", X, beta), log_alphas))
+    assert ends.converged.all(), ends.counts()
+    assert (ends.error <= 1e-9).all()
+    sparse = gflow.limit(last_layer_zero(60, L), gflow.Regression(X[0], X[0] @ beta[0]), log_alpha=log_alphas[0])
+    assert sparse.converged
+    np.testing.assert_allclose(sparse.coefficients, beta[0], atol=1e-6)
+
+
 def test_a_lane_that_was_converged_with_a_coordinate_missing():
     network = gflow.Diagonal(
         (

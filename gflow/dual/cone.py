@@ -22,31 +22,84 @@ class Nearest(NamedTuple):
     violation: Scalar
 
 
-def nearest(Z: Float[Array, "n m"], y: Float[Array, " n"], side: Float[Array, " m"]) -> Nearest:
-    """The point nearest to y of {Zρ: side_j ρ_j ≥ 0 where side_j ≠ 0}, by Lawson and Hanson's (1974) method."""
-    eps = float(jnp.finfo(Z.dtype).eps)
+def nearest(
+    Z: Float[Array, "n m"], y: Float[Array, " n"], side: Float[Array, " m"], round_off: Scalar | float = 1.0
+) -> Nearest:
+    """The point nearest to y of {Zρ: side_j ρ_j ≥ 0 where side_j ≠ 0}, by Lawson and Hanson's (1974) method.
+
+    `round_off` says how much of it there is in y, in units of that of the largest entry.
+    """
+    eps = float(jnp.finfo(Z.dtype).eps) * round_off
     sizes = jnp.linalg.norm(Z, axis=0)
     columns = Z / jnp.where(sizes > 0, sizes, 1.0)
-    U, s, _ = jnp.linalg.svd(jnp.where(side == 0, columns, 0.0), full_matrices=False)
+    size, bound = jnp.linalg.norm(y), side != 0
+    z, r = _with_signs(columns, bound, side, y, 1e2 * eps * size)
+    r = jnp.where(jnp.linalg.norm(r) > 1e3 * eps * size, r, 0.0)
+    slopes = r @ columns / jnp.where(jnp.any(r != 0), jnp.linalg.norm(r), 1.0)
+    violation = jnp.max(jnp.where(bound, side * slopes, jnp.abs(slopes)))
+    dead = bound & (side * slopes < -_DEAD)
+    dead = _on_the_boundary(columns, side, z > 0, dead)
+    return Nearest(y - r, bound & (z == 0), dead, jnp.maximum(violation, 0.0))
+
+
+def contains(Z: Float[Array, "n m"], y: Float[Array, " n"], side: Float[Array, " m"]) -> tuple[Scalar, Nearest]:
+    """Whether y is in that cone, and which coordinates are then dead; with orthonormal rows, as which the cone is the
+    same and rows that all but depend on each other count like others."""
+    eps = float(jnp.finfo(Z.dtype).eps)
+    U, s, V = jnp.linalg.svd(Z, full_matrices=False)
+    kept = s > 10 * len(y) * eps * jnp.max(s)
+    inverse = jnp.where(kept, 1 / jnp.where(kept, s, 1.0), 0.0)
+    found = nearest(jnp.where(kept[:, None], V, 0.0), inverse * (U.T @ y), side, jnp.max(s) * jnp.max(inverse))
+    off = jnp.max(jnp.abs(y - U @ (s * found.outputs)))
+    return off <= 1e4 * eps * jnp.max(jnp.abs(y)), found._replace(outputs=y)
+
+
+def _with_signs(
+    columns: Float[Array, "n m"], bound: Bool[Array, " m"], side: Array, y: Array, least: Scalar | float
+) -> tuple[Float[Array, " m"], Float[Array, " n"]]:
+    """The sizes z of the coordinates that are bound to have the sign `side` where Zρ is nearest to y; and y − Zρ."""
+    eps = float(jnp.finfo(columns.dtype).eps)
+    U, s, _ = jnp.linalg.svd(jnp.where(bound, 0.0, columns), full_matrices=False)
     U = jnp.where(s > 1e4 * eps * jnp.maximum(jnp.max(s), 1.0), U, 0.0)
 
     def off_the_free(v: Array) -> Array:
         return v - U @ (U.T @ v)
 
-    C, b = off_the_free(off_the_free(columns * side)), off_the_free(off_the_free(y))
-    size = jnp.linalg.norm(y)
-    z = _nonnegative(C, b, 1e2 * eps * size)
-    r = off_the_free(b - C @ z)
-    r = jnp.where(jnp.linalg.norm(r) > 1e3 * eps * size, r, 0.0)
-    slopes = r @ columns / jnp.where(jnp.any(r != 0), jnp.linalg.norm(r), 1.0)
-    violation = jnp.max(jnp.where(side != 0, side * slopes, jnp.abs(slopes)))
-    return Nearest(y - r, (side != 0) & (z == 0), side * slopes < -_DEAD, jnp.maximum(violation, 0.0))
+    C = off_the_free(off_the_free(jnp.where(bound, columns * side, 0.0)))
+    b = off_the_free(off_the_free(y))
+    z = _nonnegative(C, b, least)
+    return z, off_the_free(b - C @ z)
 
 
-_DEAD = 1e-9  # cosine of the angle of a column with r from which it is not orthogonal to it
+def _on_the_boundary(columns: Array, side: Array, alive: Array, dead: Array) -> Bool[Array, " m"]:
+    """`dead` with the coordinates that no other point with these outputs has alive, as where y = 0 or a ρ_j must be 0.
+
+    A coordinate may live if with those that live it makes a combination that leaves the outputs as they are. If not,
+    what is left of the nearest one is at right angles to all that live and stands on one side of the others.
+    """
+    bound = side != 0
+
+    def step(state: tuple) -> tuple:
+        alive, dead = state
+        j = jnp.argmax(bound & ~alive & ~dead)
+        allowed = jnp.where(dead, 0.0, columns)
+        z, r = _with_signs(allowed, bound & ~alive, side, -side[j] * columns[:, j], 1e-12)
+        stands_off = jnp.linalg.norm(r) > _DEAD
+        dies = bound & ~alive & (-side * (r @ columns) > _DEAD * jnp.linalg.norm(r))
+        chosen = jnp.arange(len(side)) == j
+        alive = alive | ~stands_off & (bound & ~dead & (z > 0) | chosen)
+        return alive, dead | stands_off & (dies | chosen)
+
+    def unfinished(state: tuple) -> Bool[Array, ""]:
+        return jnp.any(bound & ~state[0] & ~state[1])
+
+    return jax.lax.while_loop(unfinished, step, (alive, dead))[1]
 
 
-def _nonnegative(C: Float[Array, "n m"], b: Float[Array, " n"], least: Scalar) -> Float[Array, " m"]:
+_DEAD = 1e-9  # cosine of the angle of a column with r from which it is not at right angles to it
+
+
+def _nonnegative(C: Float[Array, "n m"], b: Float[Array, " n"], least: Scalar | float) -> Float[Array, " m"]:
     """argmin ‖Cz − b‖ with z ≥ 0. A column enters if the residual falls along it at a rate above `least`."""
     m = C.shape[1]
 

@@ -41,7 +41,8 @@ class Limit(eqx.Module):
     - `residual`: max_i |Zρ − y|_i / (max_j |Z_ij| max |ρ| + |y_i|).
     - `dual_residual`: max_j |Zᵀν − ζ|_j / max |ζ|.
     - `gap`: the duality gap over the potential Q(ρ), to first order in the primal and second in the dual residual.
-    - `fitted`, `misfit`: y′, the nearest outputs to y in the range of Z, and max |y − y′| / max |y|.
+    - `fitted`, `misfit`: y′, the nearest outputs to y in the range of Z, and how far they are from y in a row,
+      relative to max_j |Z_ij| max |ρ| + |y_i|.
     - `iterations`; `finite`.
     """
 
@@ -116,7 +117,7 @@ class _State(NamedTuple):
 
 
 def newton(
-    coordinates: Coordinates, Z: Float[Array, "n m"], y: Float[Array, " n"], *, max_iterations: int = 200
+    coordinates: Coordinates, Z: Float[Array, "n m"], y: Float[Array, " n"], *, max_iterations: int = 400
 ) -> tuple[Coordinates, Limit, Scalar]:
     """The limit of the flow ν̇ = y − Zρ(Zᵀν) from ν = 0.
 
@@ -147,14 +148,14 @@ def newton(
     basis, x = _polished(*jax.lax.stop_gradient((coordinates, Z, fitted)), state)
     x = _implicit(coordinates, Z, fitted, basis, x)
     end = _certify(coordinates, Z, fitted, basis, x, state)
-    largest = jnp.max(jnp.abs(target * metric))
+    sizes = jnp.abs(target) + jnp.max(jnp.abs(coordinates.rho(end.angles)))
     end = dataclasses.replace(
         end,
         angles=jnp.where(reach.dead, -coordinates.side * _DEAD, end.angles),
         nu=jnp.ldexp(end.nu, -rows),
         residual=jnp.maximum(end.residual, reach.violation),
         fitted=jnp.ldexp(fitted, rows),
-        misfit=jnp.max(jnp.abs((target - fitted) * metric)) / jnp.where(largest > 0, largest, 1.0),
+        misfit=jnp.max(jnp.abs(target - fitted) / jnp.where(sizes > 0, sizes, 1.0)),
     )
     return coordinates, end, log_u
 
@@ -163,9 +164,14 @@ _DEAD = 1e4  # the angle, inwards, at which a coordinate that dies is
 
 
 def _within_reach(side: Array, Z: Array, target: Array, metric: Array) -> cone.Nearest:
-    """The outputs nearest to `target` among those whose coordinates keep their sign, in the metric of the data."""
+    """The outputs nearest to `target` among those whose coordinates keep their sign, in the metric of the data; and
+    `target` itself where it is among them."""
 
     def nearest(target: Array) -> cone.Nearest:
+        reached, found = jax.lax.stop_gradient(cone.contains(Z, target, side))
+        return jax.lax.cond(reached, lambda v: found._replace(outputs=v), in_metric, target)
+
+    def in_metric(target: Array) -> cone.Nearest:
         data, y = Z * metric[:, None], target * metric
         found = jax.lax.stop_gradient(cone.nearest(data, y, side))
         moved = jnp.max(jnp.abs(y - found.outputs)) > 0
@@ -204,9 +210,7 @@ def _evaluate(coordinates: Coordinates, basis: Basis, target: Array, shift: Arra
     """The equations Zρ = target + Z shift, without round-off taken for residuals."""
     rho, zeta = coordinates.rho(x), coordinates.zeta(x)
     misfit = basis.inverse @ target - basis.A @ (rho - shift)
-    # Round-off is nothing to follow: where it is all that y asks of a basic, ρ_j would swing by its own size for ever.
-    sizes = jnp.abs(basis.inverse) @ jnp.abs(target) + jnp.abs(basis.A) @ (jnp.abs(rho) + jnp.abs(shift))
-    felt = jnp.abs(misfit) > 4 * float(jnp.finfo(x.dtype).eps) * sizes
+    felt = _felt(basis, target, jnp.abs(rho) + jnp.abs(shift), misfit, rho)
     return _Equations(
         rho,
         zeta,
@@ -215,11 +219,24 @@ def _evaluate(coordinates: Coordinates, basis: Basis, target: Array, shift: Arra
     )
 
 
+def _felt(
+    basis: Basis, target: Array, sizes: Array, misfit: Array, rho: Array, least: float = 4.0
+) -> Bool[Array, " n"]:
+    """The rows whose misfit is more than `least` units of round-off, which is nothing to follow: where it is all that y
+    asks of a basic, as where y is sparse, ρ_j would swing by its own size for ever. There any balance of what is small
+    will do."""
+    noise = jnp.abs(basis.inverse) @ jnp.abs(target) + jnp.abs(basis.A) @ sizes
+    noise = float(jnp.finfo(rho.dtype).eps) * noise
+    dormant = jnp.abs(basis.of_rows(rho, 0.0)) <= _DORMANT * noise
+    return jnp.abs(misfit) > jnp.where(dormant, _DORMANT, least) * noise
+
+
 _CENTRED = 0.1  # relative size of a step from which Newton's method converges, so that the scale may move on
 _IN_ORDER = 1e-7  # relative size of Zᵀν − ζ from which the last steps clear it
 _ROOM = 4.0  # by how much of its own range ζ may move in a step
 _TO_THE_BOUNDARY = 0.95  # a basic loses no more of its size than this in a step, in which others may grow
 _PATIENCE = 6  # steps before every third is halved, which breaks cycles
+_DORMANT = 1e3  # round-off of a row, in whose units its basic and its misfit are nothing that y determines
 
 
 def _continue_in_scale(coordinates: Coordinates, Z: Array, target: Array, first: Basis, max_iterations: int) -> _State:
@@ -237,7 +254,9 @@ def _continue_in_scale(coordinates: Coordinates, Z: Array, target: Array, first:
         )
         rho, zeta = equations.rho, equations.zeta
         # The equations' residuals, and their derivatives by log α.
-        misfits = jnp.stack([equations.misfit, -L * (basis.A @ (rho - begun))])
+        pull = basis.A @ (rho - begun)
+        pull = jnp.where(_felt(basis, target, jnp.abs(rho) + jnp.abs(begun), pull, rho), pull, 0.0)
+        misfits = jnp.stack([equations.misfit, -L * pull])
         drhos, dzeta_B = _solve(basis, slopes, misfits, jnp.stack([equations.slack, none]))
         room = _ROOM * (jnp.max(jnp.abs(zeta)) + jnp.max(_exp(slopes.log_zeta)))
         dzetas = jnp.clip(dzeta_B, -room, room) @ basis.A + jnp.stack([equations.slack, none])
@@ -252,7 +271,8 @@ def _continue_in_scale(coordinates: Coordinates, Z: Array, target: Array, first:
         log_scale = jnp.maximum(last, state.log_scale - jnp.where(centred, state.stride, 0.0))
         stride = log_scale - state.log_scale
 
-        change = drhos[0] + stride * (L * rho + drhos[1])
+        power = L + drhos[1] / jnp.where(rho == 0, 1.0, rho)  # of α, as which ρ falls with it
+        change = drhos[0] + rho * jnp.where(power > 0, jnp.expm1(stride * power), stride * power)
         there, scale = _at(coordinates, log_scale), jnp.maximum(largest, jnp.max(jnp.abs(basis.inverse @ target)))
         firm = basis.basic & ((here.side != 0) | (jnp.abs(x) > 1)) & (jnp.abs(rho) > 50 * eps * scale)
         loss = jnp.max(jnp.where(firm, -change / jnp.where(firm, rho, 1.0), 0.0))
@@ -336,7 +356,8 @@ def _polished(coordinates: Coordinates, Z: Array, target: Array, state: _State) 
         basis, x, count, _ = state
         equations, slopes = _residuals(coordinates, Z, target, basis, x), _slopes(coordinates, x)
         largest = jnp.max(jnp.where(seen, jnp.abs(equations.rho), 0.0))
-        felt = jnp.abs(equations.misfit) > eps * largest
+        felt = _felt(basis, target, jnp.abs(equations.rho), equations.misfit, equations.rho, 0.0)
+        felt = felt & (jnp.abs(equations.misfit) > eps * largest)
         drho, dzeta_B = _solve(basis, slopes, jnp.where(felt, equations.misfit, 0.0), equations.slack)
         dx = (dzeta_B @ basis.A + equations.slack) * _exp(-slopes.log_zeta)
         new = _moved(coordinates, x, equations.rho, drho, dx, basis.basic, largest)

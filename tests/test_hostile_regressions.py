@@ -1,0 +1,148 @@
+"""Limits of regressions with ties, signs that cannot fit, dependent rows, odd units and targets of few columns."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import nnls
+from truth import distance, normals
+
+import gflow
+
+LOG10 = np.log(10.0)
+DUAL, WEIGHTS = gflow.Dual(), gflow.Weights()
+
+
+def last_layer_zero(d, L):
+    return gflow.Diagonal((*[jnp.ones(d)] * (L - 1), jnp.zeros(d)))
+
+
+@pytest.mark.parametrize("L", [2, 3, 4, 6])
+@pytest.mark.parametrize("gap", [0.0, 1e-15, 1e-9, 1e-3])
+def test_ties_and_near_ties_end_where_the_weights_end(L, gap):
+    X, beta = normals(L, (3, 6), (6,))
+    first = jnp.asarray([0.5, 1.2, 0.8, 1.0, 0.4, 0.7])
+    layers = [first * (1 + gap * k) for k in range(L - 1)]
+    network = gflow.Diagonal((*layers, first * (1.5 if L == 4 else 1.0)))
+    problem = gflow.Regression(X, X @ jnp.abs(beta))  # equal layers keep their sign
+    end = gflow.limit(network, problem)
+    assert end.converged
+    assert distance(end.coefficients, gflow.limit(network, problem, method=WEIGHTS).coefficients) <= 1e-9
+
+
+def test_signs_of_ties_are_kept_and_what_two_zero_layers_hold_stays():
+    # Column by column: a tie of product −1, two zeros, a tie of product +1, no tie.
+    network = gflow.Diagonal(([1.0, 0.0, -0.5, 0.3], [-1.0, 0.0, -0.5, 1.0], [1.0, 2.0, 2.0, 0.2]))
+    problem = gflow.Regression(jnp.asarray([[1.0, 1.0, 1.0, 0.5], [1.0, 1.0, -1.0, 0.2]]), jnp.asarray([1.0, -2.0]))
+    end, integrated = gflow.limit(network, problem), gflow.limit(network, problem, method=WEIGHTS)
+    assert end.converged
+    assert end.coefficients[1] == 0
+    assert end.coefficients[0] < 0 < end.coefficients[2]
+    for v, w in zip(end.network.weights, integrated.network.weights, strict=True):
+        np.testing.assert_allclose(v, w, atol=1e-8)
+
+
+def test_a_limit_at_a_positive_loss_is_the_least_squares_point():
+    X, y, start = normals(3, (7, 4), (7,), (2, 4))
+    end = gflow.limit(gflow.Diagonal(tuple(start)), gflow.Regression(X, y))
+    assert end.status == gflow.Status.least_squares
+    assert distance(end.coefficients, np.linalg.lstsq(X, y)[0]) <= 1e-12
+    again = gflow.Regression(jnp.concatenate([X[:2], X[:1]]), jnp.asarray([1.0, 2.0, 3.0]))
+    end = gflow.limit(gflow.Diagonal(tuple(start)), again)
+    merged = gflow.limit(gflow.Diagonal(tuple(start)), gflow.Regression(X[:2], jnp.asarray([2.0, 2.0])))
+    assert end.status == gflow.Status.least_squares
+    assert merged.converged
+    assert distance(end.coefficients, merged.coefficients) <= 1e-12
+
+
+@pytest.mark.parametrize(("second", "target"), [([1.0, 2, 3], 1.0), ([0.0, 0, 0], 0.0)])
+def test_dependent_rows_are_solved_like_others(second, target):
+    rows, y = [[1.0, 2, 3], second], [1.0, target]
+    network = last_layer_zero(3, 2)
+    end = gflow.limit(network, gflow.Regression(jnp.asarray(rows), jnp.asarray(y)))
+    alone = gflow.limit(network, gflow.Regression(jnp.asarray(rows[:1]), jnp.asarray(y[:1])))
+    assert end.converged
+    assert distance(end.coefficients, alone.coefficients) <= 1e-14
+
+
+@pytest.mark.parametrize("unit", [1e-200, 1e-160, 1e160, 1e200])
+def test_units_of_the_data_do_not_matter(unit):
+    X, y = jnp.asarray([[1.0, 2, 3], [0, 1, -1]]), jnp.asarray([1.0, 2.0])
+    tiny = gflow.limit(last_layer_zero(3, 2), gflow.Regression(X, 1e-100 * y))  # lazy, so linear in y
+    by_y = gflow.limit(last_layer_zero(3, 2), gflow.Regression(X, unit * y))
+    assert by_y.converged
+    if unit < 1:
+        assert distance(by_y.coefficients / unit, tiny.coefficients * 1e100) <= 1e-12
+    else:  # α = 0: minimum ℓ1, where the first coefficient is negligible
+        assert distance(by_y.coefficients / unit, [0, 1.4, -0.6]) <= 1e-12
+    assert gflow.limit(last_layer_zero(3, 2), gflow.Regression(X * unit, y)).converged
+
+
+@pytest.mark.parametrize(("n", "d"), [(3, 5), (6, 4), (8, 12)])
+def test_equal_layers_that_cannot_fit_end_at_nonnegative_least_squares(n, d):
+    X, y = normals(10 * n, (20, n, d), (20, n))
+    ends = jax.vmap(lambda X, y: gflow.limit(gflow.Diagonal((jnp.ones(d),) * 3), gflow.Regression(X, y)))(X, y)
+    for i in range(20):
+        beta, misfit = nnls(np.asarray(X[i]), np.asarray(y[i]))
+        assert ends[i].status == (gflow.Status.least_squares if misfit > 1e-9 else gflow.Status.converged)
+        np.testing.assert_allclose(X[i] @ ends[i].coefficients, X[i] @ beta, atol=1e-9)
+    assert (ends.error <= 1e-9).all()
+
+
+def test_ties_on_the_boundary_of_what_can_be_fitted():
+    def limit(X, y):
+        return gflow.limit(gflow.Diagonal((jnp.ones(X.shape[1]),) * 3), gflow.Regression(X, y), log_alpha=-9.0)
+
+    (X,) = normals(4, (2, 2))
+    ends = [limit(X, jnp.zeros(2)), limit(jnp.eye(3), jnp.asarray([1.0, 0.0, 0.0]))]
+    # The second row holds two of three coordinates at zero, however the first one ends.
+    ends.append(limit(jnp.asarray([[1.0, 1.0, 2.0], [0.0, 1.0, 3.0]]), jnp.asarray([1.0, 0.0])))
+    # And here none: what is zero can be made up for.
+    ends.append(limit(jnp.asarray([[1.0, -1.0, 0.0]]), jnp.zeros(1)))
+    for end, expected in zip(ends, [[0, 0], [1, 0, 0], [1, 0, 0], [np.exp(-27.0)] * 3], strict=True):
+        assert end.converged
+        np.testing.assert_allclose(end.coefficients, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("ratio", [1e-4, 1e-12])
+def test_a_row_that_is_negligible_beside_another_is_fitted_all_the_same(ratio):
+    X, y = jnp.asarray([[ratio, -8 * ratio], [1.0, 7.0]]), jnp.asarray([-1.2 * ratio, 2.1])
+    end = gflow.limit(gflow.Diagonal((jnp.ones(2), jnp.ones(2))), gflow.Regression(X, y))
+    assert end.converged
+    np.testing.assert_allclose(end.coefficients, [0.56, 0.22], rtol=1e-12)
+
+
+@pytest.mark.parametrize("L", [3, 4, 5, 6])
+def test_targets_of_few_columns(L):
+    # So few that most basics are there for round-off only, at α where they are smaller than that, and larger.
+    rng = np.random.default_rng(L)
+    X = jnp.asarray(rng.normal(size=(8, 20, 60)))
+    beta = np.zeros((8, 60))
+    beta[:, :2] = rng.normal(size=(8, 2))
+    log_alphas = jnp.linspace(-8, 0, 8) * LOG10
+    network = gflow.Diagonal(tuple(rng.normal(size=(L, 60))))
+
+    def limit(lane):
+        X, y, log_alpha = lane
+        return gflow.limit(network, gflow.Regression(X, y), log_alpha=log_alpha)
+
+    ends = jax.lax.map(limit, (X, jnp.einsum("bnd,bd->bn", X, beta), log_alphas))
+    assert ends.converged.all(), ends.counts()
+    assert (ends.error <= 1e-9).all()
+    sparse = gflow.limit(last_layer_zero(60, L), gflow.Regression(X[0], X[0] @ beta[0]), log_alpha=log_alphas[0])
+    assert sparse.converged
+    np.testing.assert_allclose(sparse.coefficients, beta[0], atol=1e-6)
+
+
+def test_a_lane_that_was_converged_with_a_coordinate_missing():
+    network = gflow.Diagonal(
+        (
+            [1.5095137681868358, -1.4483891484161693, -0.9331802885689923],
+            [1.390273869884478, -0.6980808657145713, 1.578923521831533],
+        )
+    )
+    X = jnp.asarray([[0.0, 0.0, 0.8731382264658306], [0.0, 0.239337512037994, 0.0]])
+    y = jnp.asarray([0.006480944210353842, -0.5031428260940104])
+    end = gflow.limit(network, gflow.Regression(X, y), log_alpha=-51.27569196549308)
+    assert end.converged
+    np.testing.assert_allclose(end.coefficients[1:], [y[1] / X[1, 1], y[0] / X[0, 2]], rtol=1e-12)

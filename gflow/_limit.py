@@ -112,7 +112,7 @@ def _by_dual(
     require_fit(network, problem)
     found, dtype = _ask.dual_form(network, problem, method), log_alpha.dtype
     if not isinstance(problem, Classification):
-        steps = 400 if method.max_steps is None else method.max_steps  # some 170 are the most that were ever needed
+        steps = 400 if method.max_steps is None else method.max_steps  # 340 are the most that were seen
         return dual_regression.limit(network, problem, found, log_alpha, tolerance=tolerance, max_steps=steps)
     return dual_classification.direction(
         network,

@@ -146,3 +146,30 @@ def test_a_lane_that_was_converged_with_a_coordinate_missing():
     end = gflow.limit(network, gflow.Regression(X, y), log_alpha=-51.27569196549308)
     assert end.converged
     np.testing.assert_allclose(end.coefficients[1:], [y[1] / X[1, 1], y[0] / X[0, 2]], rtol=1e-12)
+
+
+@pytest.mark.parametrize("L", [2, 3])
+@pytest.mark.parametrize("small", [1e-10, 1e-12, 1e-14])
+def test_a_coordinate_near_round_off_is_within_its_error(L, small):
+    # The second coordinate is a difference in y: above a thousand units of round-off it is followed,
+    # below it need not be.
+    X, y = jnp.asarray([[1.0, 0.0], [1.0, 1.0]]), jnp.asarray([1.0, 1.0 + small])
+    end = gflow.limit(last_layer_zero(2, L), gflow.Regression(X, y), log_alpha=-20 * LOG10)
+    assert end.converged
+    expected = [1.0, float(y[1]) - 1.0]
+    assert distance(end.coefficients, expected) <= end.error <= 1e-11
+    assert abs(end.coefficients[1] - expected[1]) <= (1e-20 if small > 5e-13 else 1e-12)
+
+
+@pytest.mark.parametrize("distance_to_zero", [1e-6, 1e-14])
+def test_a_tie_is_dead_only_where_nothing_asks_for_it(distance_to_zero):
+    y = jnp.asarray([1.0, distance_to_zero])
+    end = gflow.limit(gflow.Diagonal((jnp.ones(2), jnp.ones(2))), gflow.Regression(jnp.eye(2), y), log_alpha=-9.0)
+    assert end.converged
+    assert distance(end.coefficients, y) <= max(float(end.error), 2e-14)
+    # Of nearly dependent rows, what is round-off in y may be a coordinate: no answer, or a right one.
+    X = jnp.asarray([[1.0, 1.0], [1.0, 1.0 + 1e-7]])
+    for beta in ([1.0, 0.0], [1.0, 1e-8], [1.0, 1e-5]):
+        target = gflow.Regression(X, X @ jnp.asarray(beta))
+        end = gflow.limit(gflow.Diagonal((jnp.ones(2), jnp.ones(2))), target, log_alpha=-9.0)
+        assert not end.converged or distance(end.coefficients, beta) <= max(1e-8, float(end.error))

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Scalar
 
 class Nearest(NamedTuple):
     """The nearest outputs; the coordinates that are zero there, and that are so for good; and how far the conditions
-    above fail, relative to the size of the column and of r."""
+    above fail, relative to the size of the column and of r, or by how much of y a death was decided as if it were 0."""
 
     outputs: Float[Array, " n"]
     zero: Bool[Array, " m"]
@@ -34,12 +34,15 @@ def nearest(
     columns = Z / jnp.where(sizes > 0, sizes, 1.0)
     size, bound = jnp.linalg.norm(y), side != 0
     z, r = _with_signs(columns, bound, side, y, 1e2 * eps * size)
-    r = jnp.where(jnp.linalg.norm(r) > 1e3 * eps * size, r, 0.0)
-    slopes = r @ columns / jnp.where(jnp.any(r != 0), jnp.linalg.norm(r), 1.0)
+    left = jnp.linalg.norm(r)
+    r = jnp.where(left > 1e3 * eps * size, r, 0.0)
+    slopes = r @ columns / jnp.where(jnp.any(r != 0), left, 1.0)
     violation = jnp.max(jnp.where(bound, side * slopes, jnp.abs(slopes)))
-    dead = bound & (side * slopes < -_DEAD)
-    dead = _on_the_boundary(columns, side, z > 0, dead)
-    return Nearest(y - r, bound & (z == 0), dead, jnp.maximum(violation, 0.0))
+    held = bound & (side * slopes < -_DEAD)
+    dead = _on_the_boundary(columns, side, z > 0, held)
+    # What was taken for round-off may be all that keeps a coordinate alive.
+    of_round_off = jnp.where(jnp.any(dead & ~held) & jnp.all(r == 0) & (size > 0), left / size, 0.0)
+    return Nearest(y - r, bound & (z == 0), dead, jnp.maximum(jnp.maximum(violation, 0.0), of_round_off))
 
 
 def contains(Z: Float[Array, "n m"], y: Float[Array, " n"], side: Float[Array, " m"]) -> tuple[Scalar, Nearest]:
@@ -49,9 +52,11 @@ def contains(Z: Float[Array, "n m"], y: Float[Array, " n"], side: Float[Array, "
     U, s, V = jnp.linalg.svd(Z, full_matrices=False)
     kept = s > 10 * len(y) * eps * jnp.max(s)
     inverse = jnp.where(kept, 1 / jnp.where(kept, s, 1.0), 0.0)
-    found = nearest(jnp.where(kept[:, None], V, 0.0), inverse * (U.T @ y), side, jnp.max(s) * jnp.max(inverse))
-    off = jnp.max(jnp.abs(y - U @ (s * found.outputs)))
-    return off <= 1e4 * eps * jnp.max(jnp.abs(y)), found._replace(outputs=y)
+    inner = inverse * (U.T @ y)
+    found = nearest(jnp.where(kept[:, None], V, 0.0), inner, side, jnp.max(s) * jnp.max(inverse))
+    off = jnp.max(jnp.abs(y - U @ (s * inner)))  # outside the range of Z
+    reached = jnp.all(found.outputs == inner) & (off <= 1e4 * eps * jnp.max(jnp.abs(y)))
+    return reached, found._replace(outputs=y)
 
 
 def _with_signs(

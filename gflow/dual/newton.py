@@ -271,8 +271,10 @@ def _continue_in_scale(coordinates: Coordinates, Z: Array, target: Array, first:
         log_scale = jnp.maximum(last, state.log_scale - jnp.where(centred, state.stride, 0.0))
         stride = log_scale - state.log_scale
 
-        power = L + drhos[1] / jnp.where(rho == 0, 1.0, rho)  # of α, as which ρ falls with it
-        change = drhos[0] + rho * jnp.where(power > 0, jnp.expm1(stride * power), stride * power)
+        ahead = stride * (L * rho + drhos[1])
+        falls = ahead * jnp.sign(rho) < 0  # then as a power of α, which does not turn the sign
+        ahead = jnp.where(falls, rho * jnp.expm1(ahead / jnp.where(falls, rho, 1.0)), ahead)
+        change = drhos[0] + ahead
         there, scale = _at(coordinates, log_scale), jnp.maximum(largest, jnp.max(jnp.abs(basis.inverse @ target)))
         firm = basis.basic & ((here.side != 0) | (jnp.abs(x) > 1)) & (jnp.abs(rho) > 50 * eps * scale)
         loss = jnp.max(jnp.where(firm, -change / jnp.where(firm, rho, 1.0), 0.0))

@@ -132,7 +132,10 @@ def wrong(lane, eta, X, y, log_alpha, found):
         sign = np.where(np.abs(eta[0]) == np.abs(eta[1]), np.sign(np.prod(eta, axis=0)), 0)
         if (sign != 0).any() and (sign == 0).any():
             return None
-        truth = sign * nnls(X * sign, y)[0] if sign.any() else exact_least_squares(X, y)
+        # SciPy says which live; what they are, many digits.
+        alive = (sign == 0) | (nnls(X * sign, y)[0] > 0)
+        truth = np.zeros(d)
+        truth[alive] = exact_least_squares(X[:, alive], y)
     elif len(eta) == 2 and converged and np.linalg.matrix_rank(X) == n:
         try:
             truth = exact_two_layers(eta, X, y, log_alpha, weights)

@@ -2,12 +2,14 @@
 
 import jax
 import jax.numpy as jnp
+import mpmath as mp
 import numpy as np
 import pytest
 from scipy.optimize import nnls
 from truth import distance, normals
 
 import gflow
+from gflow.dual.coordinates import Coordinates
 
 LOG10 = np.log(10.0)
 DUAL, WEIGHTS = gflow.Dual(), gflow.Weights()
@@ -173,3 +175,30 @@ def test_a_tie_is_dead_only_where_nothing_asks_for_it(distance_to_zero):
         target = gflow.Regression(X, X @ jnp.asarray(beta))
         end = gflow.limit(gflow.Diagonal((jnp.ones(2), jnp.ones(2))), target, log_alpha=-9.0)
         assert not end.converged or distance(end.coefficients, beta) <= max(1e-8, float(end.error))
+
+
+def test_near_ties_of_a_few_units_of_round_off_start_where_they_are():
+    # The gap, 24 units of round-off, decides the limit: divided by anything before the difference is taken, it is gone.
+    first = np.array([0.3343681258116937, 1.1572338540400402, 0.17615421346956328, 0.2316963961847544])
+    second = np.array([0.33436812581169273, 1.1572338540400429, 0.1761542134695632, 0.2316963961847538])
+    systems = Coordinates.of(jnp.asarray([first, second]))
+    with mp.workdps(50):
+        pairs = [sorted((mp.mpf(float(a)), mp.mpf(float(b)))) for a, b in zip(first, second, strict=True)]
+        expected = [float(mp.asinh(least / mp.sqrt(other**2 - least**2))) for least, other in pairs]
+    np.testing.assert_allclose(systems.start, expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize("columns", [1.0, 1e7])
+def test_round_off_in_targets_of_more_points_than_coordinates_is_in_the_error(columns):
+    # y = Xβ but for its round-off: the least-squares point of what is left of it, ill-conditioned or not.
+    lanes = 40
+    X, beta, start = normals(9, (lanes, 6, 4), (lanes, 4), (2, 4))
+    X = X.at[:, :, 0].multiply(1 / columns)
+    y = jnp.einsum("bnd,bd->bn", X, beta)
+    ends = jax.vmap(lambda X, y: gflow.limit(gflow.Diagonal(tuple(start)), gflow.Regression(X, y)))(X, y)
+    for i in range(lanes):
+        with mp.workdps(60):
+            A = mp.matrix(np.asarray(X[i]).tolist())
+            exact = mp.lu_solve(A.T * A, A.T * mp.matrix(np.asarray(y[i]).tolist()))
+        assert distance(ends[i].coefficients, [float(v) for v in exact]) <= ends.error[i]
+    assert columns > 1 or ends.converged.all()

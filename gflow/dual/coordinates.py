@@ -64,7 +64,7 @@ class Coordinates(eqx.Module):
         ranked = jnp.where(frozen, stand_in, ranked)
         size = jax.lax.stop_gradient(jnp.abs(ranked[1]))
         least, others = jnp.abs(ranked[0]) / size, jnp.abs(ranked[1:]) / size
-        differences = others - least
+        differences = (jnp.abs(ranked[1:]) - jnp.abs(ranked[0])) / size  # in this order: near ties subtract exactly
         positive = differences > 0
         tied = ~positive[0]
         log_c = (jnp.log(jnp.where(positive, differences, 1.0)) + jnp.log(others + least)) / 2

@@ -143,11 +143,13 @@ def newton(
     Z = jnp.where(reach.dead, 0.0, Z)
     first = bases.improved(bases.start(Z), _slopes(coordinates, coordinates.start).w, 2.0)
     first = jax.lax.stop_gradient(first)
-    fitted = jax.lax.cond(first.active.all(), lambda v: v, lambda v: _projected(first, metric, v), reach.outputs)
+    fitted, noise = jax.lax.cond(
+        first.active.all(), lambda v: (v, jnp.zeros_like(v)), lambda v: _projected(first, metric, v), reach.outputs
+    )
     state = _continue_in_scale(*jax.lax.stop_gradient((coordinates, Z, fitted, first)), max_iterations)
     basis, x = _polished(*jax.lax.stop_gradient((coordinates, Z, fitted)), state)
     x = _implicit(coordinates, Z, fitted, basis, x)
-    end = _certify(coordinates, Z, fitted, basis, x, state)
+    end = _certify(coordinates, Z, fitted, noise, basis, x, state)
     sizes = jnp.abs(target) + jnp.max(jnp.abs(coordinates.rho(end.angles)))
     end = dataclasses.replace(
         end,
@@ -194,12 +196,16 @@ def scaled(v: Array, log_factor: Scalar) -> Array:
     return v * half * half
 
 
-def _projected(basis: Basis, metric: Array, target: Array) -> Array:
-    """The nearest outputs in the range of Z, in the metric of the data. Dependent rows of Z_B⁻¹ span its complement."""
+def _projected(basis: Basis, metric: Array, target: Array) -> tuple[Array, Array]:
+    """The nearest outputs in the range of Z, in the metric of the data, and a bound on the round-off in them. Dependent
+    rows of Z_B⁻¹ span its complement."""
     metric = jnp.maximum(metric, jnp.finfo(metric.dtype).tiny)
     null = jnp.where(basis.active[:, None], 0.0, basis.inverse / metric)
     null = null / jnp.maximum(jnp.max(jnp.abs(null), axis=1, keepdims=True), jnp.finfo(metric.dtype).tiny)
-    return target - jnp.linalg.pinv(null, rtol=1e-10) @ (null @ (target * metric)) / metric
+    back = jnp.linalg.pinv(null, rtol=1e-10)
+    sizes = jnp.abs(target) + jnp.abs(back) @ (jnp.abs(null) @ jnp.abs(target * metric)) / metric
+    noise = _ROUND_OFF * float(jnp.finfo(metric.dtype).eps) * jax.lax.stop_gradient(sizes)
+    return target - back @ (null @ (target * metric)) / metric, noise
 
 
 def _at(coordinates: Coordinates, log_scale: Scalar) -> Coordinates:
@@ -421,7 +427,9 @@ def _implicit_jvp(primals: tuple, tangents: tuple) -> tuple:
     return x, jnp.where(coordinates.frozen, 0.0, dx)
 
 
-def _certify(coordinates: Coordinates, Z: Array, target: Array, basis: Basis, x: Array, state: _State) -> Limit:
+def _certify(
+    coordinates: Coordinates, Z: Array, target: Array, noise: Array, basis: Basis, x: Array, state: _State
+) -> Limit:
     equations = _residuals(coordinates, Z, target, basis, x)
     rho, zeta = equations.rho, equations.zeta
     D = _exp(coordinates.log_rho_slope(x) - coordinates.log_zeta_slope(x))
@@ -433,7 +441,7 @@ def _certify(coordinates: Coordinates, Z: Array, target: Array, basis: Basis, x:
     return Limit(
         angles=x,
         nu=basis.inverse.T @ basis.of_rows(zeta, 0.0),
-        errors=_errors(coordinates, Z, basis, x, equations),
+        errors=_errors(coordinates, Z, noise, basis, x, equations),
         residual=jnp.max(jnp.where(basis.active, off, 0.0)),
         dual_residual=jnp.max(jnp.abs(equations.slack)) / jnp.where(largest > 0, largest, 1.0),
         gap=gap / jnp.where(potential > 0, potential, 1.0),
@@ -444,7 +452,9 @@ def _certify(coordinates: Coordinates, Z: Array, target: Array, basis: Basis, x:
     )
 
 
-def _errors(coordinates: Coordinates, Z: Array, basis: Basis, x: Array, equations: _Equations) -> Float[Array, " m"]:
+def _errors(
+    coordinates: Coordinates, Z: Array, noise: Array, basis: Basis, x: Array, equations: _Equations
+) -> Float[Array, " m"]:
     """A bound on |δρ|: the solution of Newton's equations for the residuals and all round-off in them, with every
     term's absolute value taken. Twice that, since D changes on the way."""
     n, m = Z.shape
@@ -454,7 +464,7 @@ def _errors(coordinates: Coordinates, Z: Array, basis: Basis, x: Array, equation
     zeta_B = basis.of_rows(zeta, 0.0)
     of_sums = resolution(m, x.dtype) * jnp.max(jnp.abs(Z), axis=1) * jnp.max(rho)
     of_A = resolution(n, x.dtype) * jnp.max(jnp.abs(B), axis=1)[:, None] * jnp.max(jnp.abs(basis.A), axis=0)
-    misfit = jnp.abs(equations.misfit) + reach @ of_sums
+    misfit = jnp.abs(equations.misfit) + reach @ (of_sums + noise)
     slack = jnp.abs(equations.slack) + eps * (zeta_B @ jnp.abs(basis.A) + zeta) + zeta_B @ (reach @ of_A)
     slack = jnp.where(basis.basic, 0.0, slack)
     shifts = slack * _exp(slopes.log_rho - slopes.log_zeta)

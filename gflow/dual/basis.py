@@ -66,18 +66,17 @@ def improved(basis: Basis, w: Float[Array, " m"], largest: float = LARGEST_RATIO
     # Rows of Z have entries of size 1 at most: what is smaller than this in a row without a column is round-off.
     round_off = 10 * m * jnp.finfo(w.dtype).eps
 
-    def gains(basis: Basis) -> Array:
-        free = (
-            jnp.abs(basis.A)
-            * jnp.where(jnp.abs(basis.A) > round_off, w, 0.0)
-            * (1e280 if w.dtype == jnp.float64 else 1e30)
-        )
-        ratios = jnp.where(jnp.abs(basis.A) > round_off, jnp.abs(basis.ratios(w)), 0.0)
-        return jnp.where(basis.active[:, None], ratios, free)
+    def best(basis: Basis) -> tuple[Array, Array, Array]:
+        """The largest entry of M, its row and its column; first, with ∞ for the entry, of rows without a column."""
+        felt = jnp.where(jnp.abs(basis.A) > round_off, jnp.abs(basis.A), 0.0) * w
+        rows = jnp.max(felt, axis=1)
+        free = jnp.where(basis.active, 0.0, rows)
+        gains = jnp.where(jnp.any(free > 0), free, jnp.where(basis.active, rows / basis.of_rows(w, 1.0), 0.0))
+        i = jnp.argmax(gains)
+        return jnp.where(jnp.any(free > 0), jnp.inf, gains[i]), i, jnp.argmax(felt[i])
 
     def exchange(state: tuple) -> tuple:
-        basis, gain, count = state
-        i, j = jnp.divmod(jnp.argmax(gain), m)
+        basis, (_, i, j), count = state
         column = basis.A[:, j]
 
         def pivot(V: Array) -> Array:
@@ -86,21 +85,21 @@ def improved(basis: Basis, w: Float[Array, " m"], largest: float = LARGEST_RATIO
 
         unit = (jnp.arange(n) == i).astype(column.dtype)
         new = Basis(pivot(basis.A).at[:, j].set(unit), pivot(basis.inverse), basis.columns.at[i].set(j))
-        return new, gains(new), count + 1
+        return new, best(new), count + 1
 
     def unfinished(state: tuple) -> Bool[Array, ""]:
-        _, gain, count = state
-        return (jnp.max(gain) > largest) & (count < 20 * n)
+        _, (gain, *_), count = state
+        return (gain > largest) & (count < 20 * n)
 
-    return jax.lax.while_loop(unfinished, exchange, (basis, gains(basis), 0))[0]
+    return jax.lax.while_loop(unfinished, exchange, (basis, best(basis), 0))[0]
 
 
 def renewed(basis: Basis, Z: Float[Array, "n m"]) -> Basis:
     """The same basis with A and Z_B⁻¹ computed anew, free of what exchanges and a large condition number have left."""
     B = columns_of(basis, Z)
     inverse = jnp.linalg.inv(B)
-    A = jnp.zeros_like(Z)
-    for _ in range(3):
+    A = inverse @ Z
+    for _ in range(2):
         A = A + inverse @ difference(Z, B, A)
     A = basis.at_columns(A, jnp.eye(len(Z), dtype=Z.dtype))  # where round-off would be felt in rows with a small w
     return basis._replace(A=jnp.where(basis.active[:, None], A, 0.0), inverse=inverse)
@@ -109,3 +108,22 @@ def renewed(basis: Basis, Z: Float[Array, "n m"]) -> Basis:
 def columns_of(basis: Basis, Z: Float[Array, "n m"]) -> Float[Array, "n n"]:
     """Z_B; a unit column in the place of a row that depends on the others."""
     return jnp.where(basis.active, Z[:, basis.columns], jnp.eye(len(Z), dtype=Z.dtype))
+
+
+def depending_on(Z: Float[Array, "n m"], basis: Basis) -> Basis:
+    """The basis as it is, with its derivatives by Z."""
+    inverse = inverse_depending_on(columns_of(basis, Z), basis.inverse)
+    A = basis.A + inverse @ Z - jax.lax.stop_gradient(inverse @ Z)
+    return basis._replace(A=A, inverse=inverse)
+
+
+@jax.custom_jvp
+def inverse_depending_on(B: Float[Array, "n n"], inverse: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """B⁻¹, which is known, with its derivatives by B."""
+    return inverse
+
+
+@inverse_depending_on.defjvp
+def _inverse_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    inverse = inverse_depending_on(*primals)
+    return inverse, -inverse @ tangents[0] @ inverse

@@ -144,23 +144,36 @@ class Coordinates(eqx.Module):
         return half_square(x) - half_square(self.start)
 
     def angle_of(self, rho: Float[Array, " m"]) -> Float[Array, " m"]:
-        """The angles at which ρ is `rho`, of the right sign for ties. By Newton's method on log ρ, as a function of
-        log x or, for ties, of x: it is convex, and the start is where it is too large."""
+        """The angles at which ρ is `rho`, of the right sign for ties."""
         tied = self.side != 0
         log_rho = jnp.log(jnp.abs(rho)) - self.depth * (self.log_scale + self.log_a)
+        if self.depth == 2:  # 2ρ = a² sinh 2x; for ties |ρ| = a² e^{±2x}/4
+            x = jnp.where(tied, log_rho / 2 + math.log(2), _arcsinh(log_rho + math.log(2)) / 2)
+        else:
+            x = self._angle_of_log(log_rho, tied)
+        return jnp.where(tied, self.side * x, jnp.sign(rho) * jnp.where(rho == 0, 0.0, x))
+
+    def _angle_of_log(self, log_rho: Array, tied: Array) -> Array:
+        """By Newton's method on log ρ / a^L as a function of log x or, for ties, of x: it is convex, and the start is
+        where it is too large."""
         above = log_rho - jnp.sum(jnp.where(tied, 0.0, self.log_b), axis=0)  # sinh x ≤ that, since every radius is ≥ b
-        first = jnp.where(above > 1, above + math.log(2), jnp.arcsinh(jnp.exp(jnp.minimum(above, 1.0))))
-        first = jnp.where(tied, log_rho / self.depth + math.log(2), jnp.maximum(first, jnp.finfo(first.dtype).tiny))
+        first = jnp.where(tied, log_rho / self.depth + math.log(2), _arcsinh(above))
+        first = jnp.where(tied, first, jnp.maximum(first, jnp.finfo(first.dtype).tiny))
         side = jnp.where(tied, 1.0, 0.0)
 
-        def step(_: Array, x: Array) -> Array:
+        def step(state: tuple) -> tuple:
+            x, count, _ = state
             sinh, cosh, log_radii = _functions(x, self.log_b, side)
             excess = jnp.log(sinh) + x + jnp.sum(log_radii, axis=0) - log_rho
             slope = cosh / sinh * (1 + jnp.sum((sinh * jnp.exp(x - log_radii)) ** 2, axis=0))
-            return jnp.where(tied, x - excess / slope, x * jnp.exp(-excess / (x * slope)))
+            new = jnp.where(tied, x - excess / slope, x * jnp.exp(-excess / (x * slope)))
+            return new, count + 1, jnp.max(jnp.where(jnp.isfinite(excess), jnp.abs(excess), 0.0))
 
-        x = jax.lax.fori_loop(0, 10, step, first)
-        return jnp.where(tied, self.side * x, jnp.sign(rho) * jnp.where(rho == 0, 0.0, x))
+        def unfinished(state: tuple) -> Bool[Array, ""]:
+            _, count, excess = state  # before the last step, which squared it
+            return (count < 10) & (excess > 1e-8)
+
+        return jax.lax.while_loop(unfinished, step, (first, 0, jnp.full_like(self.log_scale, jnp.inf)))[0]
 
     def eta(self, x: Float[Array, " m"]) -> Float[Array, "L m"]:
         """The η_l at the angles x, in the layers' own order."""
@@ -176,6 +189,11 @@ class Coordinates(eqx.Module):
         ranked = self.signs * jnp.concatenate([smallest[None], jnp.exp(log_a + parts.log_radii - R)])
         eta = jnp.take_along_axis(ranked, jnp.argsort(self.order, axis=0), axis=0)
         return jnp.where(self.frozen, self.stays * jnp.exp(self.log_scale - R), eta), R
+
+
+def _arcsinh(log_v: Array) -> Array:
+    """arcsinh v, where v itself may overflow."""
+    return jnp.where(log_v > 20, log_v + math.log(2), jnp.arcsinh(jnp.exp(jnp.minimum(log_v, 20.0))))  # to round-off
 
 
 class _Point(NamedTuple):

@@ -31,12 +31,13 @@ from . import cone
 from .basis import Basis
 from .coordinates import Coordinates
 from .digits import difference, exponent_of, resolution
+from .order import after
 
 
 class Limit(eqx.Module):
     """Where Newton's method ended, with the evidence.
 
-    - `angles`, `nu`: x of shape (m,) and α^{L−2} ν of shape (n,).
+    - `angles`, `nu`: x of shape (m,) and α^{L−2} ν of shape (n,). Only `angles` and `fitted` have derivatives.
     - `errors`: a bound on |δρ|, shape (m,), from the equations' residuals and the round-off in them.
     - `residual`: max_i |Zρ − y|_i / (max_j |Z_ij| max |ρ| + |y_i|).
     - `dual_residual`: max_j |Zᵀν − ζ|_j / max |ζ|.
@@ -88,21 +89,32 @@ def _slopes(coordinates: Coordinates, x: Array) -> _Slopes:
     # A column lighter than e^{−1200} times the heaviest is taken for that heavy, which moves nothing that shows.
     lightest = 0.85 * math.log(float(jnp.finfo(x.dtype).tiny))
     heaviest = jnp.maximum(jnp.max(log_D), jnp.finfo(x.dtype).min)
-    return _Slopes(log_rho, log_zeta, jnp.exp(jnp.maximum((log_D - heaviest) / 2, lightest)))
+    w = jnp.exp(jnp.maximum((log_D - heaviest) / 2, lightest))
+    return _Slopes(log_rho, log_zeta, jax.lax.optimization_barrier(w))  # to be computed once, not n times
 
 
 def _solve(
-    basis: Basis, slopes: _Slopes, misfit: Float[Array, "*k n"], slack: Float[Array, "*k m"]
+    basis: Basis,
+    slopes: _Slopes,
+    misfit: Float[Array, "*k n"],
+    slack: Float[Array, "*k m"],
+    inverse_gram: Float[Array, "n n"] | None = None,
 ) -> tuple[Float[Array, "*k m"], Float[Array, "*k n"]]:
     """δρ, and the change of ζ at the basis' columns, with A δρ = misfit and δζ − Aᵀδζ_B = slack."""
     M, w = basis.ratios(slopes.w), basis.of_rows(slopes.w, 1.0)
     shifts = slack * _exp(slopes.log_rho - slopes.log_zeta)  # D · slack, which is 0 at the basis' columns
     right = jnp.where(basis.active, (misfit - shifts @ basis.A.T) / w, 0.0)
-    t = cho_solve(cho_factor(_gram(basis, slopes)), right.T).T
+    known = inverse_gram is not None
+    t = right @ inverse_gram if known else cho_solve(cho_factor(_gram(basis, slopes)), right.T).T
     rho_B = t * w
     rho = basis.at_columns(slopes.w * (t @ M) + shifts, rho_B)
     inverse_D = _exp(basis.of_rows(slopes.log_zeta - slopes.log_rho, 0.0))
     return rho, jnp.where(basis.active, rho_B * inverse_D, 0.0)
+
+
+def _gram(basis: Basis, slopes: _Slopes) -> Float[Array, "n n"]:
+    M = basis.ratios(slopes.w)
+    return M @ M.T + jnp.diag(jnp.where(basis.active, 0.0, 1.0)).astype(M.dtype)
 
 
 class _State(NamedTuple):
@@ -146,10 +158,12 @@ def newton(
     fitted, noise = jax.lax.cond(
         first.active.all(), lambda v: (v, jnp.zeros_like(v)), lambda v: _projected(first, metric, v), reach.outputs
     )
+    first = first._replace(A=after(fitted, first.A))
     state = _continue_in_scale(*jax.lax.stop_gradient((coordinates, Z, fitted, first)), max_iterations)
     basis, x = _polished(*jax.lax.stop_gradient((coordinates, Z, fitted)), state)
-    x = _implicit(coordinates, Z, fitted, basis, x)
-    end = _certify(coordinates, Z, fitted, noise, basis, x, state)
+    inverse_gram = jnp.linalg.inv(jax.lax.stop_gradient(_gram(basis, _slopes(coordinates, x))))
+    x = _implicit(coordinates, Z, fitted, basis, inverse_gram, x)
+    end = _certify(*jax.lax.stop_gradient((coordinates, Z, fitted)), noise, basis, inverse_gram, x, state)
     sizes = jnp.abs(target) + jnp.max(jnp.abs(coordinates.rho(end.angles)))
     end = dataclasses.replace(
         end,
@@ -171,14 +185,15 @@ def _within_reach(side: Array, Z: Array, target: Array, metric: Array) -> cone.N
 
     def nearest(target: Array) -> cone.Nearest:
         reached, found = jax.lax.stop_gradient(cone.contains(Z, target, side))
-        return jax.lax.cond(reached, lambda v: found._replace(outputs=v), in_metric, target)
+        operand = after(found.violation, target)
+        return jax.lax.cond(reached, lambda v: found._replace(outputs=v), in_metric, operand)
 
     def in_metric(target: Array) -> cone.Nearest:
         data, y = Z * metric[:, None], target * metric
         found = jax.lax.stop_gradient(cone.nearest(data, y, side))
         moved = jnp.max(jnp.abs(y - found.outputs)) > 0
         # The same point by the columns that take part, which has derivatives.
-        taking_part = jnp.where(found.zero, 0.0, data)
+        taking_part = after(found.violation, jnp.where(found.zero, 0.0, data))
         slope = taking_part @ (jnp.linalg.pinv(taking_part, rtol=1e-10) @ y)
         outputs = found.outputs + slope - jax.lax.stop_gradient(slope)
         return found._replace(outputs=jnp.where(moved, outputs / metric, target))
@@ -398,7 +413,9 @@ def _residuals(coordinates: Coordinates, Z: Array, target: Array, basis: Basis, 
     return _Equations(rho, zeta, jnp.where(basis.active, misfit, 0.0), jnp.where(basis.basic, 0.0, slack))
 
 
-def _implicit_value(coordinates: Coordinates, Z: Array, target: Array, basis: Basis, x: Array) -> Array:
+def _implicit_value(
+    coordinates: Coordinates, Z: Array, target: Array, basis: Basis, inverse_gram: Array, x: Array
+) -> Array:
     """x as it is, with the derivatives that the equations give it."""
     return x
 
@@ -408,19 +425,21 @@ _implicit = jax.custom_jvp(_implicit_value)
 
 @_implicit.defjvp
 def _implicit_jvp(primals: tuple, tangents: tuple) -> tuple:
-    coordinates, _, _, basis, _ = primals
+    coordinates, Z, _, basis, inverse_gram, _ = primals
     x = _implicit(*primals)
+    basis = bases.depending_on(Z, basis)
+    slopes = _slopes(coordinates, x)
+    nu = basis.inverse.T @ basis.of_rows(coordinates.zeta(x), 0.0)
 
     def equations(coordinates: Coordinates, Z: Array, target: Array) -> tuple[Array, Array]:
-        B = bases.columns_of(basis, Z)
-        rho, zeta = coordinates.rho(x), coordinates.zeta(x)
-        nu = jnp.linalg.solve(B.T, basis.of_rows(zeta, 0.0))
-        return jnp.linalg.solve(B, target - Z @ rho), nu @ Z - zeta
+        return target - Z @ coordinates.rho(x), nu @ Z - coordinates.zeta(x)
 
     _, (misfit, slack) = jax.jvp(equations, primals[:3], tangents[:3])
-    slopes = _slopes(coordinates, x)
-    misfit, slack = jnp.where(basis.active, misfit, 0.0), jnp.where(basis.basic, 0.0, slack)
-    drho, dzeta_B = _solve(basis, slopes, misfit, slack)
+    misfit = jnp.where(basis.active, basis.inverse @ misfit, 0.0)
+    slack = slack - basis.of_rows(slack, 0.0) @ basis.A  # ν moves so that there is none at the basis' columns
+    slack = jnp.where(basis.basic, 0.0, slack)
+    inverse_gram = bases.inverse_depending_on(_gram(basis, slopes), inverse_gram)
+    drho, dzeta_B = _solve(basis, slopes, misfit, slack, inverse_gram)
     dx = basis.at_columns(
         (dzeta_B @ basis.A + slack) * _exp(-slopes.log_zeta), basis.of_rows(drho * _exp(-slopes.log_rho), 0.0)
     )
@@ -428,8 +447,16 @@ def _implicit_jvp(primals: tuple, tangents: tuple) -> tuple:
 
 
 def _certify(
-    coordinates: Coordinates, Z: Array, target: Array, noise: Array, basis: Basis, x: Array, state: _State
+    coordinates: Coordinates,
+    Z: Array,
+    target: Array,
+    noise: Array,
+    basis: Basis,
+    inverse_gram: Array,
+    angles: Array,
+    state: _State,
 ) -> Limit:
+    x = jax.lax.stop_gradient(angles)
     equations = _residuals(coordinates, Z, target, basis, x)
     rho, zeta = equations.rho, equations.zeta
     D = _exp(coordinates.log_rho_slope(x) - coordinates.log_zeta_slope(x))
@@ -439,9 +466,9 @@ def _certify(
     off = jnp.abs(target - Z @ rho) / jnp.where(sizes > 0, sizes, 1.0)
     largest = jnp.max(jnp.abs(zeta))
     return Limit(
-        angles=x,
+        angles=angles,
         nu=basis.inverse.T @ basis.of_rows(zeta, 0.0),
-        errors=_errors(coordinates, Z, noise, basis, x, equations),
+        errors=_errors(coordinates, Z, noise, basis, inverse_gram, x, equations),
         residual=jnp.max(jnp.where(basis.active, off, 0.0)),
         dual_residual=jnp.max(jnp.abs(equations.slack)) / jnp.where(largest > 0, largest, 1.0),
         gap=gap / jnp.where(potential > 0, potential, 1.0),
@@ -453,7 +480,13 @@ def _certify(
 
 
 def _errors(
-    coordinates: Coordinates, Z: Array, noise: Array, basis: Basis, x: Array, equations: _Equations
+    coordinates: Coordinates,
+    Z: Array,
+    noise: Array,
+    basis: Basis,
+    inverse_gram: Array,
+    x: Array,
+    equations: _Equations,
 ) -> Float[Array, " m"]:
     """A bound on |δρ|: the solution of Newton's equations for the residuals and all round-off in them, with every
     term's absolute value taken. Twice that, since D changes on the way."""
@@ -476,16 +509,10 @@ def _errors(
     shifts = jnp.where(turns <= 0.1, shifts, rho + grown)
     shifts = jnp.where(sinks, jnp.minimum(shifts, rho), shifts)
     M, w = jnp.abs(basis.ratios(slopes.w)), basis.of_rows(slopes.w, 1.0)
-    gram = _gram(basis, slopes)
-    t = jnp.abs(jnp.linalg.inv(gram)) @ jnp.where(basis.active, (misfit + jnp.abs(basis.A) @ shifts) / w, 0.0)
+    t = jnp.abs(inverse_gram) @ jnp.where(basis.active, (misfit + jnp.abs(basis.A) @ shifts) / w, 0.0)
     errors = 2 * basis.at_columns(slopes.w * (t @ M) + shifts, t * w)
     trusted = jnp.max(jnp.abs(basis.inverse @ B - jnp.eye(n, dtype=x.dtype))) < 1e-3
     return jnp.where(trusted & ~jnp.isnan(errors), errors, jnp.inf)
 
 
 _ROUND_OFF = 4.0  # units of round-off that a sum of products is allowed, relative to the sum of their sizes
-
-
-def _gram(basis: Basis, slopes: _Slopes) -> Float[Array, "n n"]:
-    M = basis.ratios(slopes.w)
-    return M @ M.T + jnp.diag(jnp.where(basis.active, 0.0, 1.0)).astype(M.dtype)

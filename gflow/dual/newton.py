@@ -185,10 +185,10 @@ def _within_reach(side: Array, Z: Array, target: Array, metric: Array) -> cone.N
 
     def nearest(target: Array) -> cone.Nearest:
         reached, found = jax.lax.stop_gradient(cone.contains(Z, target, side))
-        operand = after(found.violation, target)
-        return jax.lax.cond(reached, lambda v: found._replace(outputs=v), in_metric, operand)
+        operands = after(found.violation, target), after(found.violation, Z)
+        return jax.lax.cond(reached, lambda v, _: found._replace(outputs=v), in_metric, *operands)
 
-    def in_metric(target: Array) -> cone.Nearest:
+    def in_metric(target: Array, Z: Array) -> cone.Nearest:
         data, y = Z * metric[:, None], target * metric
         found = jax.lax.stop_gradient(cone.nearest(data, y, side))
         moved = jnp.max(jnp.abs(y - found.outputs)) > 0

@@ -1,5 +1,6 @@
 """Networks with a nonlinear activation, layer by layer."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -43,7 +44,7 @@ class Nonlinear(Network):
         found = self.network.reduced(X)
         if found is None or jax.tree.leaves((found.bases[0][1], found.bases[1:])):
             return None
-        return Reduced(self, Nonlinear(found.network, self.activation), found.bases, found.X)
+        return Reduced(self, dataclasses.replace(self, network=found.network), found.bases, found.X)
 
     def _output(self, x: Float[Array, " d"]) -> Scalar:
         hidden = self.network.hidden(x)

@@ -1,5 +1,7 @@
 """Exact reductions: where gradients span fewer directions than the weights have."""
 
+from itertools import pairwise
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -52,11 +54,12 @@ def narrowed_chain(
     W_l and the columns of W_{l+1} stay in the space V that they span together at the start. So k hidden units between a
     and b others are a + b where k > a + b: those of W_l V and Vᵀ W_{l+1}.
     """
-    chain, bases = list(matrices), [None] * (len(matrices) + 1)
+    chain = list(matrices)
+    bases: list[Array | None] = [None] * (len(matrices) + 1)
     for l in range(len(chain) - 1):  # noqa: E741 (the mathematics' own)
         V = row_basis(jnp.concatenate([chain[l], chain[l + 1].T]))
         if V is not None:
             chain[l], chain[l + 1], bases[l + 1] = chain[l] @ V, V.T @ chain[l + 1], V
     if all(V is None for V in bases):
         return None
-    return tuple(chain), tuple(zip(bases[:-1], bases[1:], strict=True))
+    return tuple(chain), tuple(pairwise(bases))

@@ -90,20 +90,19 @@ def on_smaller(
         return core(_narrowed(_with_fewer_inputs(network, problem)), options)
 
     what = (network, problem, options)
-    found = _with_fewer_inputs(network, problem)
-    if adjoint is not None or found.network.narrowed() is None:
+    narrower = eqx.filter_eval_shape(lambda *what: _with_fewer_inputs(*what).network.narrowed(), network, problem)
+    if adjoint is not None or narrower is None:
         return fewer_inputs(what)
     return with_derivatives_of(fewer_inputs, narrow)(what)
 
 
 def _with_fewer_inputs(network: Network, problem: Problem) -> Followed:
-    found = network.reduced(problem.X)
-    if found is None:
+    found, small = network.reduced(problem.X), problem
+    if found is not None and found.X is not None:
+        small = problem.with_inputs(found.X)
+    if found is None or small is None:
         return Followed(network, problem, problem, None)
-    small = problem if found.X is None else problem.with_inputs(found.X)
-    return (
-        Followed(network, problem, problem, None) if small is None else Followed(found.network, small, problem, found)
-    )
+    return Followed(found.network, small, problem, found)
 
 
 def _narrowed(followed: Followed) -> Followed:

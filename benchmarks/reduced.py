@@ -70,7 +70,6 @@ CASES = (
     ("fully-connected L=3, d=1e5, width 50", FC, ((100_000, 50), (50, 50), (50,)), regression, N, False),
     ("fully-connected L=2, d=1e5, width 1e3", FC, ((100_000, 1000), (1000,)), regression, N, False),
     ("matrix product L=2, 200 x 4, width 50", MP, ((200, 50), (50, 4)), regression, 10, True),
-    ("fully-connected L=2, d=60, width 10, labels", FC, ((60, 10), (10,)), classification, N, True),
     ("fully-connected L=2, d=1e5, width 1e3, labels", FC, ((100_000, 1000), (1000,)), classification, N, False),
 )
 

@@ -156,9 +156,12 @@ def test_a_classification_flows_as_the_whole_network_does(name):
         for n in (network, whole(network))
     )
     assert furthest(path.networks, exact.networks) < 1e-10
-    end, exact = gflow.limit(network, LABELS), gflow.limit(whole(network), LABELS)
+
+
+def test_a_direction_and_its_certificate_are_those_of_the_whole_network():
+    end = gflow.limit(CASES["many hidden units"][0], LABELS)
     assert end.converged
-    assert gflow.angle(end.direction, exact.direction) < 1e-8 + end.error
+    assert gflow.angle(end.direction, gflow.predict.maximum_margin(LABELS, 2).coefficients) <= end.error
     assert end.log_loss == LABELS.log_loss(end.network(X))
     found = gflow.measures.singular_vector_residual(end.network, LABELS)
     assert float(end.certificate.singular_vector_residual) == pytest.approx(float(found), rel=1e-6)
@@ -190,12 +193,13 @@ def test_dependent_rows_have_a_basis_and_the_same_limit(row):
     assert furthest(end.network, exact.network) < 1e-10
 
 
-def test_a_tiny_row_is_fitted():
-    inputs = X.at[1].multiply(1e-9)
+def test_a_small_row_is_fitted():
+    inputs = X.at[1].multiply(1e-2)
     network = fully_connected((D, 20), 20, seed=1)
-    problem = gflow.Regression(inputs, Y.at[1].multiply(1e-9))
+    problem = gflow.Regression(inputs, Y.at[1].multiply(1e-2))
     end = gflow.limit(network, problem)
-    np.testing.assert_allclose(end.network(inputs) / problem.y, jnp.ones(N), rtol=1e-6)
+    assert end.converged
+    np.testing.assert_allclose(end.network(inputs) / problem.y, jnp.ones(N), rtol=1e-9)
 
 
 def test_what_no_input_sees_never_moves():
@@ -253,17 +257,17 @@ def test_the_rows_of_a_nonlinear_network_have_no_coefficients():
 
 
 def test_a_loss_that_the_whole_network_misses_is_not_certified():
-    """Weights of 1e9 that no input sees are there in its outputs, by their round-off."""
+    """Weights of 1e12 that no input sees are there in its outputs, by their round-off."""
     network = CASES["fewer points than inputs"][0]
     Q = gflow.row_basis(X)
     hidden = normals(1, (D, 4))[0]
-    far = 1e9 * (hidden - Q @ (Q.T @ hidden))
+    far = 1e12 * (hidden - Q @ (Q.T @ hidden))
     heavy = gflow.with_weights(network, (network.weights[0] + far, network.weights[1]))
-    problem, until = gflow.Regression(X, Y), gflow.LogLoss(-60.0)
+    problem, until = gflow.Regression(X, Y), gflow.LogLoss(-30.0)
     assert gflow.flow(network, problem, until=until).converged
     path = gflow.flow(heavy, problem, until=until)
     assert path.log_loss == problem.log_loss(path.network(X))
-    assert path.log_loss > -60
+    assert path.log_loss > -30
     assert path.status == gflow.Status.not_certified
 
 
@@ -309,9 +313,16 @@ def test_derivatives_of_all_weights_agree_with_central_differences(last):
     towards = jax.tree.map(lambda v: jnp.cos(3 * v + jnp.arange(v.size).reshape(v.shape)), arguments)
     exact = sum(jnp.sum(g * d) for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(towards), strict=True))
     assert float(numeric(ends, arguments, towards)) == pytest.approx(float(exact), rel=1e-6)
-    forward = gflow.Weights(adjoint=diffrax.ForwardMode())
-    _, through = jax.jvp(lambda *a: ends(*a, method=forward), arguments, towards)
-    assert float(through) == pytest.approx(float(exact), rel=1e-6)
+
+
+def test_forward_derivatives_by_a_named_adjoint_are_those_of_reverse_mode():
+    arguments = (X[:, :6], Y, jnp.asarray(-0.4), normals(3, (6, 9), 9))
+    towards = jax.tree.map(jnp.cos, arguments)
+    method = gflow.Weights(adjoint=diffrax.ForwardMode())
+    _, forward = jax.jvp(lambda *a: ends(*a, method=method), arguments, towards)
+    gradient = jax.grad(ends, argnums=(0, 1, 2, 3))(*arguments)
+    reverse = sum(jnp.sum(g * d) for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(towards), strict=True))
+    assert float(forward) == pytest.approx(float(reverse), rel=1e-6)
 
 
 def test_dependent_rows_have_derivatives_but_none_by_the_inputs():

@@ -30,6 +30,8 @@ from .networks import Network as Network
 from .networks import LinearNetwork as LinearNetwork
 from .networks import LinearTensorNetwork as LinearTensorNetwork
 from .networks import Modes as Modes
+from .networks import Reduced as Reduced
+from .networks import row_basis as row_basis
 from .networks import Diagonal as Diagonal
 from .networks import Convolutional as Convolutional
 from .networks import FullyConnected as FullyConnected

@@ -72,6 +72,8 @@ def scaled(network: NetworkT, log_alpha: Scalar) -> NetworkT:
                 "Only dual coordinates go further: gflow.Diagonal, a real gflow.Orthogonal, or gflow.orthogonal_form "
                 "of a network."
             )
+        if log_alpha == 0.0:
+            return network  # which may fill the memory: not a second time
     alpha = jnp.exp(log_alpha)
     return with_weights(network, tuple(alpha * v for v in network.weights))
 

@@ -13,6 +13,7 @@ from .dual import classification as dual_classification
 from .dual import regression as dual_regression
 from .flows.clocks import ArcLengthClock, TimeClock
 from .flows.rows import AtTaus, Saving, Thinned
+from .flows.smaller import Followed, on_smaller
 from .flows.stopping import Arrived, LogLoss, LogTime, Turning, Until, discrepancy_size
 from .flows.weights import follow, path, path_with_tail
 from .methods import Auto, Decades, Dual, LogTimes, Method, Save, Steps, Weights
@@ -127,6 +128,12 @@ def _by_weights(
     network: NetworkT, problem: Problem, save: Any, rules: tuple[Until, ...], method: Weights
 ) -> Path[NetworkT]:
     require_fit(network, problem)
+    return on_smaller(_path_of_weights, network, problem, (save, rules, method), method.adjoint)
+
+
+def _path_of_weights(followed: Followed, options: tuple[Any, tuple[Until, ...], Weights]) -> Path:
+    network, problem, (save, given, method) = followed.network, followed.problem, options
+    rules = followed.rules(given)
     dtype = jnp.result_type(*network.weights)
     timed = isinstance(save, LogTimes)
     clock = (
@@ -154,7 +161,8 @@ def _by_weights(
         solver=method.solver,
         adjoint=method.adjoint,
     )
-    return path_with_tail(clock, rules, run, saving.taus) if has_tail else path(clock, rules, run)
+    found = path_with_tail(clock, rules, run, saving.taus) if has_tail else path(clock, rules, run)
+    return followed.whole_path(found, given)
 
 
 @eqx.filter_jit

@@ -14,6 +14,7 @@ from ._checks import require_precision, to_scalar
 from .dual import classification as dual_classification
 from .dual import regression as dual_regression
 from .flows.clocks import ArcLengthClock, TimeClock
+from .flows.smaller import Followed, on_smaller
 from .flows.stopping import AtLogLosses, Fitted, LogLoss, discrepancy_size
 from .flows.tail import minimum_norm_correction
 from .flows.weights import follow, solution
@@ -131,9 +132,8 @@ def _by_dual(
 @eqx.debug.assert_max_traces(max_traces=None)
 def _by_weights(network: NetworkT, problem: Problem, tolerance: Scalar, method: Weights) -> Solution[NetworkT]:
     require_fit(network, problem)
-    if isinstance(problem, Classification):
-        return _direction_of_weights(network, problem, tolerance, method)
-    return _point_of_weights(network, problem, tolerance, method)
+    core = _direction_of_weights if isinstance(problem, Classification) else _point_of_weights
+    return on_smaller(core, network, problem, (tolerance, method), method.adjoint)
 
 
 _SECOND_STOP = 1e-2  # the second stopping point's residual, in units of the first's
@@ -141,7 +141,8 @@ _LOOSER = 30.0  # the second trajectory's tolerance in units of the first's: its
 _LEAST = 1.2  # rtol: the error that steps may leave whatever the two trajectories say (benchmarks/limit_tolerance.py)
 
 
-def _point_of_weights(network: NetworkT, problem: Problem, tolerance: Scalar, method: Weights) -> Solution[NetworkT]:
+def _point_of_weights(followed: Followed, options: tuple[Scalar, Weights]) -> Solution:
+    network, problem, (tolerance, method) = followed.network, followed.problem, options
     dtype = tolerance.dtype
     # Of the residual, to stop at. A loose integrator stalls above the second, and so stops at the first for good.
     fractions = 0.3 * jnp.sqrt(tolerance) * jnp.array([[1.0, 1.0], [1.0, _SECOND_STOP]], dtype)
@@ -159,7 +160,7 @@ def _point_of_weights(network: NetworkT, problem: Problem, tolerance: Scalar, me
         rtol, fractions, uneven = steps
         rates = _rates(network.weights, uneven)
 
-        def leg(stop: NetworkT, fraction: Scalar) -> tuple[NetworkT, tuple[Solution, NetworkT]]:
+        def leg(stop: Network, fraction: Scalar) -> tuple[Network, tuple[Solution, Network]]:
             clock, until = TimeClock(stop, problem, rates), (Fitted(fraction, units),)
             run = follow(
                 clock, until, rtol=rtol, max_steps=method.max_steps, solver=method.solver, adjoint=method.adjoint
@@ -176,10 +177,11 @@ def _point_of_weights(network: NetworkT, problem: Problem, tolerance: Scalar, me
     loose, first, end = (jax.tree.map(lambda v, at=at: v[at], ends) for at in ((0, 1), (1, 0), (1, 1)))
     run = jax.tree.map(lambda v: v[1, 1], runs)
     # The correction's error is quadratic in the residual; to claim only the first power is the safe side.
-    of_correction = _SECOND_STOP * distance(_measured(first), _measured(end))
-    of_steps = distance(_measured(loose), _measured(end))
+    of_correction = _SECOND_STOP * distance(_measured(followed, first), _measured(followed, end))
+    of_steps = distance(_measured(followed, loose), _measured(followed, end))
     error = jnp.where(runs.converged.all(), of_correction + jnp.maximum(of_steps, _LEAST * rtol), jnp.inf)
-    log_loss, left = problem.log_loss(end(problem.X)), discrepancy_size(problem, end(problem.X))
+    end, given = followed.lift(end), followed.given
+    log_loss, left = given.log_loss(end(given.X)), discrepancy_size(given, end(given.X))
     proved = (error <= tolerance) & (left <= tolerance * (nothing + start))  # by the outputs of what is returned
     size = jnp.where(nothing > 0, nothing, 1.0)
     return dataclasses.replace(
@@ -201,11 +203,16 @@ def _rates(weights: tuple[Array, ...], spread: Scalar) -> tuple[Array, ...]:
     return tuple(1 + spread * jax.random.normal(k, v.shape, v.dtype) for k, v in zip(keys, weights, strict=True))
 
 
-def _measured(network: Network) -> Array:
-    return network.coefficients() if isinstance(network, LinearNetwork) else ravel_pytree(network.weights)[0]
+def _measured(followed: Followed, network: Network) -> Array:
+    """What the error is relative to: β, or all weights, of which those at rest count as one number."""
+    if isinstance(network, LinearNetwork):
+        return followed.coefficients(network)
+    return jnp.append(ravel_pytree(network.weights)[0], jax.lax.stop_gradient(jnp.sqrt(followed.at_rest())))
 
 
-def _direction_of_weights(network: Any, problem: Classification, tolerance: Scalar, method: Weights) -> Solution:
+def _direction_of_weights(followed: Followed, options: tuple[Scalar, Weights]) -> Solution:
+    (tolerance, method), network = options, followed.network
+    problem: Any = followed.problem
     dtype = tolerance.dtype
     farthest = _ask.default_tolerance(dtype, 1e10, 1e3)  # −log L, beyond which round-off in ties of margins is felt
     clock = ArcLengthClock(network, problem)
@@ -222,16 +229,17 @@ def _direction_of_weights(network: Any, problem: Classification, tolerance: Scal
         solver=method.solver,
         adjoint=method.adjoint,
     )
-    end = solution(clock, until, run)
+    given: Any = followed.given
+    end = followed.whole_end(solution(clock, until, run), until)
 
     def beta(state: Any) -> Array:
-        return with_weights(network, clock.weights(state)).coefficients()
+        return followed.coefficients(with_weights(network, clock.weights(state)))
 
     error, found = remaining_angle(jax.vmap(beta)(run.rows.states)), {}
-    if (residual := _kkt_residual(end.network, problem)) is not None:
+    if (residual := _kkt_residual(end.network, given)) is not None:
         error, found["kkt_residual"] = jnp.maximum(error, residual), residual
-    if isinstance(network, LinearTensorNetwork):
-        found["singular_vector_residual"] = singular_vector_residual(end.network, problem)
+    if isinstance(end.network, LinearTensorNetwork):
+        found["singular_vector_residual"] = singular_vector_residual(end.network, given)
     return dataclasses.replace(
         end,
         status=Status.where(end.converged & ~(error <= tolerance), Status.not_certified, end.status),

@@ -22,6 +22,10 @@ def _optional(name: str) -> Any:
 class Weights(eqx.Module):
     """The weights themselves are integrated, for any network and problem.
 
+    Where fewer points than inputs or wide layers leave directions in which no weight moves, as in `FullyConnected` and
+    `MatrixProduct`, a smaller network is integrated that flows exactly alike (`gflow.Network.reduced`, `narrowed`), and
+    its weights are lifted back. Derivatives by X are then NaN where rows of X depend on each other.
+
     - `rtol`: tolerance on a step, relative to each weight or to a thousandth of the initial weights' root mean
       square, whichever is larger: so weights that start tiny or die out are resolved. By default 1e-8 (1e-5 in
       float32), which leaves paths good to about seven digits; for the limit point of a regression a tenth of its

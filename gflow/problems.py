@@ -1,6 +1,7 @@
 """Data and loss, and what the loss means for a flow."""
 
 import abc
+from typing import TypeVar
 
 import equinox as eqx
 import jax
@@ -35,6 +36,11 @@ class Problem(eqx.Module):
     def discrepancy(self, outputs: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
         """How far the outputs are from those of zero loss. Not there by default: no outputs need have zero loss."""
         raise NotImplementedError
+
+    def with_inputs(self, X: Float[Array, "n m"]) -> "Problem | None":
+        """The same loss with other inputs, of which there are as many. None by default, since a loss may look at X:
+        then no smaller network is integrated in a network's place (`gflow.Network.reduced`)."""
+        return None
 
     @property
     def arrival(self) -> float:
@@ -127,6 +133,9 @@ class Regression(Problem):
         if not isinstance(self.loss, RegressionLoss):
             raise ValueError(f"loss must be gflow.squares or a gflow.RegressionLoss of your own; got {self.loss!r}.")
 
+    def with_inputs(self, X: Float[Array, "n m"]) -> "Regression | None":
+        return _with_inputs(self, X) if type(self) is Regression else None
+
     def discrepancy(self, outputs: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
         return outputs - self.y
 
@@ -180,6 +189,9 @@ class Classification(Problem):
                 f"Classification needs labels +1 and −1; y holds {wrong}. For labels 0 and 1 pass 2 * y - 1."
             )
 
+    def with_inputs(self, X: Float[Array, "n m"]) -> "Classification | None":
+        return _with_inputs(self, X) if type(self) is Classification else None
+
     @property
     def arrival(self) -> float:
         return -100.0
@@ -199,6 +211,13 @@ class Classification(Problem):
     def log_slopes(self, margins: Float[Array, " n"]) -> Float[Array, " n"]:
         """log(−ℓ'(m_i)), up to a common constant the logarithm of a data point's share in −∇ log L."""
         return self.loss(margins) + jnp.log(-jax.vmap(jax.grad(self.loss))(margins))
+
+
+ProblemT = TypeVar("ProblemT", bound=Problem)
+
+
+def _with_inputs(problem: ProblemT, X: Float[Array, "n m"]) -> ProblemT:
+    return eqx.tree_at(lambda p: p.X, problem, X)
 
 
 def require_fit(network: Network, problem: Problem) -> None:

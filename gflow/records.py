@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ._checks import is_concrete
-from .networks import LinearNetwork, Network, with_weights
+from .networks import LinearNetwork, Network, Reduced, with_weights
 
 NetworkT = TypeVar("NetworkT", bound=Network)
 
@@ -157,6 +157,8 @@ class Path(eqx.Module, Generic[NetworkT]):
 
     - `networks`, `log_scales`: the weights are e^log_scale times those of the networks. `log_scales` are 0 but in the
       clock of `gflow.Decades`, which goes where weights overflow. `coefficients` and `directions` know.
+    - `followed`, `reduction`: the rows as they are in memory. By a `gflow.Reduced` that is not None the networks stand
+      for larger ones, which `networks` writes out when it is asked for: all rows of them.
     - `log_times`, `log_losses`: log t and log L; `decades`: log₁₀(−log L), which fits into a float where log L does
       not, NaN where L ≥ 1.
     - `multipliers`: the share of each data point in −∇ log L of a classification followed in dual coordinates, where
@@ -170,7 +172,7 @@ class Path(eqx.Module, Generic[NetworkT]):
     `gflow.Decades`. `path[i]` is one lane of a batch.
     """
 
-    networks: NetworkT
+    followed: Any
     log_scales: Float[Array, "*lanes T"]
     log_times: Float[Array, "*lanes T"]
     log_losses: Float[Array, "*lanes T"]
@@ -178,6 +180,16 @@ class Path(eqx.Module, Generic[NetworkT]):
     multipliers: Float[Array, "*lanes T n"]
     errors: Float[Array, "*lanes T"]
     end: Solution[NetworkT]
+    reduction: Reduced | None = None
+
+    @property
+    def networks(self) -> NetworkT:
+        """The networks, row by row."""
+        return self.followed if self.reduction is None else _lifted(self.reduction, self.followed, self._lanes)
+
+    @property
+    def _lanes(self) -> int:
+        return jnp.ndim(self.log_losses) - 1
 
     @property
     def network(self) -> NetworkT:
@@ -210,12 +222,15 @@ class Path(eqx.Module, Generic[NetworkT]):
     @property
     def coefficients(self) -> Float[Array, "*lanes T d"]:
         """The linear coefficients β, row by row."""
-        return _coefficients(self.networks, self.log_scales)
+        if self.reduction is None:
+            return _coefficients(self.followed, self.log_scales)
+        _require_linear(self.end.network)
+        return _lifted_coefficients(self.reduction, self.followed, self._lanes)
 
     @property
     def directions(self) -> Float[Array, "*lanes T d"]:
         """β/‖β‖, row by row, also where β itself cannot be represented."""
-        return _directions(self.networks, self.log_scales)
+        return _directions(self.followed, self.log_scales) if self.reduction is None else _unit(self.coefficients)
 
     def counts(self) -> dict[str, int]:
         """How many lanes ended with which status."""
@@ -248,10 +263,23 @@ def _coefficients(network: Any, log_scale: Array) -> Array:
 
 def _directions(network: Any, log_scale: Array) -> Array:
     _require_linear(network)
-    beta = _coefficients(network, log_scale if network.degree is None else jnp.zeros_like(log_scale))
+    return _unit(_coefficients(network, log_scale if network.degree is None else jnp.zeros_like(log_scale)))
+
+
+def _unit(beta: Array) -> Array:
     size = jnp.max(jnp.abs(beta), axis=-1, keepdims=True)
     beta = beta / jnp.where(size > 0, size, 1.0)  # whose squares neither over- nor underflow
     return beta / jnp.linalg.norm(beta, axis=-1, keepdims=True)
+
+
+@eqx.filter_jit
+def _lifted(reduction: Reduced, rows: Network, lanes: int) -> Any:
+    return under_lanes(lambda reduction, rows: jax.vmap(reduction.lift)(rows), lanes)(reduction, rows)
+
+
+@eqx.filter_jit  # what of the larger networks coefficients do not need is then never in memory
+def _lifted_coefficients(reduction: Reduced, rows: Network, lanes: int) -> Array:
+    return under_lanes(lambda reduction, rows: jax.vmap(reduction.coefficients)(rows), lanes)(reduction, rows)
 
 
 def _require_linear(network: Any) -> None:

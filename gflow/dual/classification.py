@@ -121,7 +121,7 @@ def flow(
     last = jax.tree.map(lambda v: v[-1], networks)
     final = log_losses[-1]
     return Path(
-        networks=networks,
+        followed=networks,
         log_scales=log_scales,
         log_times=log_times,
         log_losses=log_losses,

@@ -60,23 +60,26 @@ def integrate(what: Integration, adjoint: diffrax.AbstractAdjoint | None = None)
     return _run(what, adjoint) if adjoint is not None else _forward(what)
 
 
-@eqx.filter_custom_vjp
-def _forward(what: Integration) -> Run:
-    return _run(what, diffrax.ForwardMode())
+def with_derivatives_of(substitute: Callable[[Any], Any], function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """`function` of one pytree, with the reverse-mode derivatives of its `substitute`, which has the same values."""
 
+    @eqx.filter_custom_vjp
+    def call(what: Any) -> Any:
+        return function(what)
 
-@_forward.def_fwd
-def _forward_fwd(perturbed: Any, what: Integration) -> tuple[Run, tuple[Callable, Run]]:
-    run, pull_back = eqx.filter_vjp(lambda w: _run(w, diffrax.RecursiveCheckpointAdjoint()), what)
-    return run, (pull_back, jax.tree.map(jnp.zeros_like, eqx.filter(run, eqx.is_inexact_array)))
+    @call.def_fwd
+    def _(perturbed: Any, what: Any) -> tuple[Any, tuple[Callable, Any]]:
+        out, pull_back = eqx.filter_vjp(substitute, what)
+        return out, (pull_back, jax.tree.map(jnp.zeros_like, eqx.filter(out, eqx.is_inexact_array)))
 
+    @call.def_bwd
+    def _(saved: tuple[Callable, Any], ct: Any, perturbed: Any, what: Any) -> Any:
+        pull_back, zeros = saved
+        # Of outputs that nothing depends on equinox hands on None, where the pull-back needs zeros.
+        ct = jax.tree.map(lambda zero, c: zero if c is None else c, zeros, ct, is_leaf=lambda v: v is None)
+        return pull_back(ct)[0]
 
-@_forward.def_bwd
-def _forward_bwd(saved: tuple[Callable, Run], ct: Run, perturbed: Any, what: Integration) -> Any:
-    pull_back, zeros = saved
-    # Of outputs that nothing depends on equinox hands on None, where the pull-back needs zeros.
-    ct = jax.tree.map(lambda zero, c: zero if c is None else c, zeros, ct, is_leaf=lambda v: v is None)
-    return pull_back(ct)[0]
+    return call
 
 
 def _run(what: Integration, adjoint: diffrax.AbstractAdjoint) -> Run:
@@ -109,6 +112,11 @@ def _run(what: Integration, adjoint: diffrax.AbstractAdjoint) -> Run:
         steps=run.stats["num_accepted_steps"],
         rejected_steps=run.stats["num_rejected_steps"],
     )
+
+
+_forward = with_derivatives_of(
+    lambda what: _run(what, diffrax.RecursiveCheckpointAdjoint()), lambda what: _run(what, diffrax.ForwardMode())
+)
 
 
 @eqx.filter_jit  # traced once, however many times diffrax inlines it

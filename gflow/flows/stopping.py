@@ -25,6 +25,10 @@ class Until(eqx.Module):
     @abc.abstractmethod
     def met(self, weights: Weights, log_time: Scalar, network: Network, problem: Problem) -> Bool[Array, ""]: ...
 
+    def beside(self, at_rest: Scalar) -> "Until":
+        """The rule for a network that stands for one with more weights, at rest, whose squares sum to `at_rest`."""
+        return self
+
 
 class LogLoss(Until):
     """Until log L is below `value`: the flow has then converged.
@@ -52,12 +56,19 @@ class LogTime(Until):
 
 class Turning(Until):
     """Until L < 1 and the direction of the weights turns by less than `angle`, in radians, while −log L grows by a
-    factor e: the flow has then converged."""
+    factor e: the flow has then converged.
+
+    `at_rest`: the sum of the squares of weights that never move and that the network does not have.
+    """
 
     angle: Scalar = eqx.field(converter=lambda v: to_scalar("Turning", v))
+    at_rest: Scalar = eqx.field(converter=lambda v: to_scalar("at_rest", v), default=0.0, kw_only=True)
 
     def met(self, weights: Weights, log_time: Scalar, network: Network, problem: Problem) -> Bool[Array, ""]:
-        return turning_rate(weights, network, problem) < self.angle
+        return turning_rate(weights, network, problem, self.at_rest) < self.angle
+
+    def beside(self, at_rest: Scalar) -> "Turning":
+        return Turning(self.angle, at_rest=at_rest)
 
 
 class Fitted(Until):
@@ -136,12 +147,16 @@ def discrepancy_size(problem: Problem, outputs: Array) -> Scalar:
     return largest * jnp.linalg.norm(d / jnp.where(largest > 0, largest, 1.0))
 
 
-def turning_rate(weights: Weights, network: Network, problem: Problem) -> Scalar:
-    """By how many radians the direction of Θ turns while −log L grows by a factor e; ∞ while L ≥ 1."""
+def turning_rate(weights: Weights, network: Network, problem: Problem, at_rest: Scalar) -> Scalar:
+    """By how many radians the direction of Θ turns while −log L grows by a factor e; ∞ while L ≥ 1.
+
+    To Θ belong, besides the `weights`, weights at rest whose squares sum to `at_rest`.
+    """
     log_loss, gradient = jax.value_and_grad(log_loss_at)(weights, network, problem)
-    slope, size = norm(gradient), norm(weights)
+    slope, size = norm(gradient), jnp.sqrt(norm(weights) ** 2 + at_rest)
     radial = sum(jnp.sum(g * v) for g, v in zip(gradient, weights, strict=True)) / size**2
-    tangential = norm(tuple(g - radial * v for g, v in zip(gradient, weights, strict=True)))
+    moving = norm(tuple(g - radial * v for g, v in zip(gradient, weights, strict=True)))
+    tangential = jnp.sqrt(moving**2 + radial**2 * at_rest)
     return jnp.where(log_loss < 0, -log_loss * tangential / (slope**2 * size), jnp.inf)
 
 

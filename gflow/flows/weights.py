@@ -115,7 +115,7 @@ def path_with_tail(clock: Clock, until: tuple[Until, ...], run: Run, taus: Array
     def choose(late: Array, early: Array) -> Array:
         return jnp.where((in_tail & ~run.rows.kept).reshape(-1, *[1] * (late.ndim - 1)), late, early)
 
-    networks = jax.tree.map(choose, later, found.networks)
+    networks = jax.tree.map(choose, later, found.followed)
     end = jax.tree.map(lambda late, reached: jnp.where(in_tail, late[-1], reached), networks, found.end.network)
     end = dataclasses.replace(
         found.end,
@@ -130,7 +130,7 @@ def path_of(networks: Network, log_times: Array, problem: Problem, end: Solution
     """The path through `networks`, whose leading axis is that of the rows."""
     log_losses = jax.vmap(lambda network: problem.log_loss(network(problem.X)))(networks)
     return Path(
-        networks=networks,
+        followed=networks,
         log_scales=jnp.zeros_like(log_losses),
         log_times=jnp.asarray(log_times, log_losses.dtype),
         log_losses=log_losses,

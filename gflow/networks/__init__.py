@@ -5,8 +5,10 @@ from .network import Network as Network
 from .network import LinearNetwork as LinearNetwork
 from .network import LinearTensorNetwork as LinearTensorNetwork
 from .network import Modes as Modes
+from .network import Reduced as Reduced
 from .network import scale as scale
 from .network import with_weights as with_weights
+from .reductions import row_basis as row_basis
 from .diagonal import Diagonal as Diagonal
 from .convolutional import Convolutional as Convolutional
 from .fully_connected import FullyConnected as FullyConnected

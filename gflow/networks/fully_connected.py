@@ -5,7 +5,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._checks import as_weights, shapes
-from .network import LinearTensorNetwork
+from .network import LinearTensorNetwork, Reduced
+from .reductions import narrowed_chain, row_basis
 
 
 class FullyConnected(LinearTensorNetwork):
@@ -34,6 +35,23 @@ class FullyConnected(LinearTensorNetwork):
     def layers(self) -> tuple[Float[Array, "_a _b"], ...]:
         *matrices, last = self.weights
         return (*matrices, last[:, None])
+
+    def reduced(self, X: Float[Array, "n d"]) -> Reduced | None:
+        """Ẇ_1 = −Xᵀ(…): the first layer moves inside the span Q of the rows of X alone, so QᵀW_1 on the inputs XQ flows
+        alike. It holds with any activation too."""
+        Q = row_basis(X)
+        if Q is None:
+            return None
+        first, *others = self.weights
+        bases = ((Q, None), *((None, None),) * len(others))
+        return Reduced(self, FullyConnected((Q.T @ first, *others)), bases, X @ Q)
+
+    def narrowed(self) -> Reduced | None:
+        found = narrowed_chain(self.layers())
+        if found is None:
+            return None
+        (*matrices, last), bases = found
+        return Reduced(self, FullyConnected((*matrices, last[:, 0])), bases)
 
     def hidden(self, x: Float[Array, " d"]) -> Float[Array, " d"]:
         return x

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._checks import as_weights, shapes
-from .network import LinearTensorNetwork
+from .network import LinearTensorNetwork, Reduced
+from .reductions import narrowed_chain, row_basis
 
 
 class MatrixProduct(LinearTensorNetwork):
@@ -39,3 +40,25 @@ class MatrixProduct(LinearTensorNetwork):
 
     def layers(self) -> tuple[Float[Array, "_a _b"], ...]:
         return self.weights
+
+    def reduced(self, X: Float[Array, "n d"]) -> Reduced | None:
+        """Ẇ_1 = −(Σ r_i A_i)(…) and Ẇ_L = −(…)(Σ r_i A_i): W_1 moves inside the span P of the columns of the sensors
+        alone, W_L inside the span R of their rows, so PᵀW_1 and W_L R flow alike on the sensors PᵀA_iR."""
+        n, (a, b) = len(X), (self.weights[0].shape[0], self.weights[-1].shape[1])
+        A = X.reshape(n, a, b)
+        P = row_basis(A.mT.reshape(n * b, a))
+        A = A if P is None else P.T @ A
+        R = row_basis(A.reshape(-1, b))
+        A = A if R is None else A @ R
+        if P is None and R is None:
+            return None
+        matrices = list(self.weights)
+        matrices[0] = matrices[0] if P is None else P.T @ matrices[0]
+        matrices[-1] = matrices[-1] if R is None else matrices[-1] @ R
+        sides = (P, *(None,) * (2 * len(matrices) - 2), R)
+        bases = tuple(zip(sides[::2], sides[1::2], strict=True))
+        return Reduced(self, MatrixProduct(tuple(matrices)), bases, A.reshape(n, -1))
+
+    def narrowed(self) -> Reduced | None:
+        found = narrowed_chain(self.weights)
+        return None if found is None else Reduced(self, MatrixProduct(found[0]), found[1])

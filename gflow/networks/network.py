@@ -1,9 +1,10 @@
 """What a network is: weights in, outputs out, and what its author knows of its structure."""
 
 import abc
+import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import equinox as eqx
 import jax
@@ -65,7 +66,8 @@ class Network(eqx.Module):
 
     To add one, subclass this class, `LinearNetwork` or `LinearTensorNetwork`: give `weights` and the abstract
     method. That serves flow, limit and descent. What more you know of its structure is a method with a default:
-    `modes` (then it takes the dual route and Theorems 2 and 5 apply) and `layers` (Theorem 7, Corollary 1).
+    `modes` (then it takes the dual route and Theorems 2 and 5 apply), `layers` (Theorem 7, Corollary 1), and `reduced`
+    and `narrowed` (then a smaller network is integrated in its place).
     A network that can be built is final: to subclass one raises TypeError, since what gflow knows
     of its structure would no longer be true.
 
@@ -104,6 +106,21 @@ class Network(eqx.Module):
     def layers(self) -> tuple[Float[Array, "_a _b"], ...] | None:
         """Matrices W_1, …, W_L, the weights of each layer, whose product W_1 ⋯ W_L is β in row order; None if
         unknown."""
+        return None
+
+    def reduced(self, X: Float[Array, "n d"]) -> "Reduced | None":
+        """A network with fewer weights that flows as this one does on the inputs X; None if there is none, or unknown.
+
+        A matter of shapes alone. It must be differentiable by the weights, whatever they are, as a basis of the rows
+        of X is, which does not depend on them (`gflow.row_basis`).
+        """
+        return None
+
+    def narrowed(self) -> "Reduced | None":
+        """A network with fewer weights that flows as this one does on all inputs; None if there is none, or unknown.
+
+        A matter of shapes alone. Its bases may depend on the weights: derivatives do not go through them.
+        """
         return None
 
     @property
@@ -180,6 +197,72 @@ def _check_multilinear(network: LinearTensorNetwork, M: np.ndarray, output: Call
             f"{type(network).__name__} is not linear in each of its weights: at random ones f(x) is {found:.6g} and "
             f"M(x)∘(v_1, …, v_L) is {float(expected):.6g}. Subclass gflow.LinearNetwork instead, which promises less."
         )
+
+
+Basis: TypeAlias = Float[Array, "_a _b"] | None
+
+
+class Reduced(eqx.Module):
+    """A smaller network that flows as a given one does, and the way back.
+
+    - `whole`: the given network, at its start.
+    - `network`: the smaller one, at its start.
+    - `bases`: for each weight v_l a pair (P, R) of matrices with orthonormal columns, or None for the identity, with
+
+          v_l(t) = v_l(0) + P (ṽ_l(t) − ṽ_l(0)) Rᵀ.
+
+      A weight with neither is that of the smaller network.
+    - `X`: the inputs of the smaller network, one row for each of the given one's; None where they are the same.
+
+    What P and R leave out of v_l(0) never moves, to the last bit but for that one addition.
+    """
+
+    whole: Network
+    network: Network
+    bases: tuple[tuple[Basis, Basis], ...]
+    X: Float[Array, "n m"] | None = None
+
+    def lift(self, small: Network) -> Any:
+        """The given network at the time when the smaller one is `small`."""
+        starts = zip(self.whole.weights, self.network.weights, small.weights, self.bases, strict=True)
+        return with_weights(self.whole, tuple(_moved(*start) for start in starts))
+
+    def coefficients(self, small: Network) -> Float[Array, " d"]:
+        """β of `lift(small)`. Where it is the product of `layers`, their first matrix W_1, the largest, is not written
+        out: β = W_1(0) h + P (W̃_1(t) − W̃_1(0)) Rᵀ h with h the product of the others."""
+        whole, layers = self.lift(small), self.whole.layers()
+        if layers is None or len(layers) == 1 or layers[0].shape != self.whole.weights[0].shape:
+            return whole.coefficients()
+        (P, R), moved = self.bases[0], small.weights[0] - self.network.weights[0]
+        if P is None and R is None:
+            return whole.coefficients()
+        h = functools.reduce(jnp.matmul, whole.layers()[1:])
+        inner = moved @ (h if R is None else R.T @ h)
+        return (layers[0] @ h + (inner if P is None else P @ inner)).ravel()
+
+    def at_rest(self) -> Scalar:
+        """‖Θ‖² of the part of the weights that never moves and that the smaller network leaves out."""
+        sizes = [sum(jnp.sum(v**2) for v in network.weights) for network in (self.whole, self.network)]
+        return jnp.maximum(sizes[0] - sizes[1], 0.0)
+
+    def then(self, further: "Reduced") -> "Reduced":
+        """This reduction followed by one of its smaller network by weights alone."""
+        bases = zip(self.bases, further.bases, strict=True)
+        both = tuple((_product(P, Q), _product(R, S)) for (P, R), (Q, S) in bases)
+        return Reduced(self.whole, further.network, both, self.X)
+
+
+def _moved(whole: Array, start: Array, end: Array, bases: tuple[Basis, Basis]) -> Array:
+    P, R = bases
+    if P is None and R is None:
+        return end
+    moved = end - start
+    moved = moved if P is None else P @ moved
+    return whole + (moved if R is None else moved @ R.T)
+
+
+def _product(P: Basis, Q: Basis) -> Basis:
+    return Q if P is None else P if Q is None else P @ Q
 
 
 NetworkT = TypeVar("NetworkT", bound=Network)

@@ -1,5 +1,6 @@
 """Networks with a nonlinear activation, layer by layer."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +8,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, Scalar
 
-from .network import LinearTensorNetwork, Network
+from .network import LinearTensorNetwork, Network, Reduced
 
 
 class Nonlinear(Network):
@@ -37,6 +38,13 @@ class Nonlinear(Network):
 
     def __call__(self, X: Float[Array, "n d"]) -> Float[Array, " n"]:
         return jax.vmap(self._output)(X)
+
+    def reduced(self, X: Float[Array, "n d"]) -> Reduced | None:
+        """That of the linear network, if it changes nothing behind an activation."""
+        found = self.network.reduced(X)
+        if found is None or jax.tree.leaves((found.bases[0][1], found.bases[1:])):
+            return None
+        return Reduced(self, dataclasses.replace(self, network=found.network), found.bases, found.X)
 
     def _output(self, x: Float[Array, " d"]) -> Scalar:
         hidden = self.network.hidden(x)

@@ -10,6 +10,7 @@ from ..problems import Problem, Regression
 from .directions import fully_connected_direction, orthogonal_direction
 from .fully_connected import fully_connected_limit
 from .linear_model import linear_direction, linear_limit
+from .margins import UNIQUE
 from .orthogonal import orthogonal_limit
 from .powers import power_limit
 from .prediction import Prediction, Refusal, require_served
@@ -103,12 +104,14 @@ def limit(network: Network, problem: Problem) -> Prediction:
         except Refusal as refusal:
             refusals.append(str(refusal))
             continue
-        failing = [str(h) for h in found.hypotheses if not h.holds]
+        failing = [h for h in found.hypotheses if not h.holds]
         if not failing or theorem.exact_without_hypotheses:
             return found
+        remark = "If the loss converges to zero all the same, the theorem holds (Remark 1): then"
+        remark = "The limit is one of them; for one" if any(h.statement == UNIQUE for h in failing) else remark
         refusals.append(
-            f"{found.theorem}: {'; '.join(failing)}. If the loss converges to zero all the same, the theorem holds "
-            f"(Remark 1): then ask gflow.predict.{theorem.predict.__name__} itself."
+            f"{found.theorem}: {'; '.join(map(str, failing))}. {remark} ask gflow.predict.{theorem.predict.__name__} "
+            "itself."
         )
     raise Refusal("No theorem predicts this limit.\n" + "\n".join(f"- {refusal}" for refusal in refusals))
 

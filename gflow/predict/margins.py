@@ -1,285 +1,223 @@
-"""Maximum margins, min ‖ρ‖_p subject to Aρ ≥ b for p = 1 and 2, and whether there is one: by pivots that float64 cannot
-mislead.
+"""Maximum margins: min ‖ρ‖_p with β = Sᵀρ and Aρ ≥ 1, A = diag(y) X Sᵀ, p = 1 or 2, S real or complex.
 
-A solver of float64 numbers proposes a basis, the rows that are tight (p = 2) or with them the coordinates that are not
-zero (p = 1). Its equations are solved to fifty digits (`digits`), a sign that is wrong says which row or coordinate to
-exchange, and when no sign is wrong the basis is optimal. The criss-cross rule, always the first wrong sign in a fixed
-order, never cycles and starts anywhere (Terlaky 1985; for the quadratic program Klafszky and Terlaky 1992). Where no
-exchange is left the data are not separable, and the rows say why: μ ≥ 0, not zero, with Aᵀμ = 0 (Farkas).
+The dual is max Σμ with ‖Aᴴμ‖_q ≤ 1 in the dual norm and μ ≥ 0. Real programs, and p = 2, end at an optimal basis by
+`pivots`; ℓ1 of complex numbers is a cone program, solved by cvxpy. Both are certified in float64 at the point returned.
 """
 
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Inexact
 
-from .digits import BITS, LARGEST_ELIMINATION, ZERO, Fixed, Matrix, eliminate, fixed, floats, integers, refined, solve
-from .prediction import Refusal
+from ..problems import Classification
+from .digits import ZERO, Fixed, floats
+from .norms import data, smallest
+from .pivots import Rows, Undecided, Vertex, largest_l1_margin, largest_l2_margin, scaled
+from .prediction import Hypothesis, Prediction
 
-
-class NotSeparable(Refusal):
-    """The data are not linearly separable. `multipliers` μ ≥ 0, not all zero, prove it: Σ_i μ_i y_i x_i = 0."""
-
-    def __init__(self, message: str, multipliers: Float[np.ndarray, " n"]) -> None:
-        super().__init__(message)
-        self.multipliers = multipliers
+ACCEPTED = 1e-12  # of residual and gap, which are a few times float64's round-off where the basis is optimal
 
 
-class Undecided(Refusal):
-    """Neither a separating vector nor a proof that there is none could be certified."""
+class Margin(NamedTuple):
+    """ρ at a smallest margin of 1, the residual and the gap of its certificate, and whether it is the only one."""
+
+    rho: Inexact[np.ndarray, " m"]
+    residual: float
+    gap: float
+    unique: Hypothesis
 
 
-class Rows(NamedTuple):
-    """Aρ ≥ 1 in units in which every row has a largest entry in [1, 2) and the largest right side is 1: Âσ ≥ b.
+def maximum_margin(problem: Classification, p: int, S: Inexact[np.ndarray, "m d"] | None = None) -> Prediction:
+    """The direction β = Sᵀρ of largest min_i y_i x_iᵀβ / ‖ρ‖_p; `p` is 1 or 2.
 
-    Units are powers of two, so that this rounds nothing: Â = A / size, b = smallest / size, ρ = σ / smallest.
+    The coefficients returned have a smallest margin of 1. `residual` is the largest violation of the optimality
+    conditions at this point, each relative to the size of the terms it sums, row by row, so that rows of any size count
+    alike; `gap` is the relative duality gap. The hypothesis says whether the maximum is attained by this β alone (for
+    p = 2 it always is): where it is not, by how far two solutions differ in a coefficient, relative to the largest.
+
+    **Raises** `gflow.predict.NotSeparable` if the data are not linearly separable, with `multipliers` that prove it,
+    and `gflow.predict.Undecided` if neither that nor a margin can be certified; both are ValueErrors. RuntimeError if
+    no answer to the cone program of a complex S is certified.
+
+    ```python
+    gflow.predict.maximum_margin(problem, p=2).coefficients
+    ```
     """
-
-    A: Float[np.ndarray, "n m"]
-    exact: Matrix
-    b: Float[np.ndarray, " n"]
-    size: Float[np.ndarray, " n"]
-    smallest: float
+    found = margin(problem, p, S)
+    beta = found.rho if S is None else np.real(S.T @ found.rho)
+    return Prediction(beta, f"maximum ℓ{p} margin", True, found.residual, found.gap, (found.unique,))
 
 
-def scaled(A: Float[np.ndarray, "n m"]) -> Rows:
-    """The rows of A in their own units; `Undecided` where these differ beyond `_LARGEST_RATIO`."""
-    largest = np.abs(A).max(axis=1, initial=0.0)
-    size = np.where(largest > 0, np.ldexp(1.0, np.frexp(largest)[1] - 1), 1.0)
-    if size.max() > _LARGEST_RATIO * size.min():
+def margin(problem: Classification, p: int, S: Inexact[np.ndarray, "m d"] | None = None) -> Margin:
+    """The ρ of `maximum_margin`."""
+    if p not in (1, 2):
+        raise ValueError(f"p must be 1 or 2, where the program is convex and a theorem uses it; got {p}.")
+    X, y = data(problem)
+    rows = scaled(y[:, None] * X)
+    shortest, mu = largest_l2_margin(rows)  # whether the data are separable is a question about X alone
+    if S is None:
+        return _margin(rows, p, shortest, mu)
+    A = y[:, None] * (X @ S.T)
+    basis = _real_basis(S)
+    rows = scaled(np.real(A @ basis))
+    shortest, mu = largest_l2_margin(rows)
+    _require_above_round_off(X, S, A, basis @ floats(shortest) / rows.smallest)
+    if np.iscomplexobj(S) and p == 1:
+        return _complex_l1_margin(A, S, rows, float(np.linalg.norm(floats(shortest))))
+    found = _margin(rows, p, shortest, mu)
+    return found._replace(rho=basis @ found.rho)
+
+
+def _real_basis(S: Inexact[np.ndarray, "m d"]) -> Inexact[np.ndarray, "m k"]:
+    """Columns, orthonormal over the reals, that span the ρ with Im Sᵀρ = 0: the identity for real S."""
+    m = len(S)
+    if not np.iscomplexobj(S):
+        return np.eye(m)
+    from scipy.linalg import null_space
+
+    parts = null_space(np.hstack([S.imag.T, S.real.T]))  # Im Sᵀ(a + ib)
+    return parts[:m] + 1j * parts[m:]
+
+
+def _require_above_round_off(X: np.ndarray, S: np.ndarray, A: np.ndarray, rho: np.ndarray) -> None:
+    """Raises Undecided where round-off in A = diag(y) X Sᵀ can turn the sign of a margin of ρ."""
+    error = 4 * X.shape[1] * np.finfo(float).eps * (np.abs(X) @ (np.abs(S.T) @ np.abs(rho)))
+    share = float((error / np.maximum(np.real(A @ rho), np.finfo(float).tiny)).max())
+    if share >= 1:
         raise Undecided(
-            f"the largest entries of rows of X range from {largest.min():.1e} to {largest.max():.1e}; margins are "
-            f"certified up to a ratio of {_LARGEST_RATIO:.0e}. Drop the largest rows, which no margin depends on, or "
-            "rescale the rows."
+            f"a margin under S is of the size of round-off in X Sᵀ, which is {share:.1g} times as large. Scale the "
+            "inputs alike, or use an S of smaller condition number."
         )
-    return Rows(A / size[:, None], integers(A / size[:, None]), size.min() / size, size, float(size.min()))
 
 
-_LARGEST_RATIO = 2.0**100  # of row sizes, so that right sides are far above `digits.ZERO`
-_PIVOTS = 20_000  # the rule needs no such end; a caller does
-
-
-# p = 2: a basis is a set P of tight rows, independent of each other, and ρ = Σ_{i ∈ P} μ_i a_i the shortest on them.
-
-
-def largest_l2_margin(rows: Rows) -> tuple[Fixed, Fixed]:
-    """σ and μ with σ = Âᵀμ shortest such that Âσ ≥ b.
-
-    **Raises** NotSeparable with a proof, Undecided where the proof fails or the equations cannot be solved.
-    """
-    P = _proposed_rows(rows)
-    for _ in range(_PIVOTS):
-        sigma, mu = _shortest(rows, P)
-        slack = rows.exact.times(sigma) - fixed(rows.b)
-        values, scale = floats(slack), float(np.abs(floats(sigma)).max(initial=1.0))
-        values[P] = floats(mu) / max(float(np.abs(floats(mu)).max(initial=0.0)), 1e-300)
-        wrong = [i for i, value in enumerate(values) if value < -ZERO * (1 if i in P else scale)]
-        if not wrong:
-            return sigma, _spread(mu, P, len(rows.b))
-        P = _exchanged(rows, P, wrong[0])
-    raise Undecided(f"no basis was found optimal after {_PIVOTS} exchanges of rows. Remove rows that repeat others.")
-
-
-def _proposed_rows(rows: Rows) -> list[int]:
-    """Rows that are tight according to non-negative least squares (Lawson and Hanson 1974, chapter 23)."""
-    from scipy.optimize import nnls
-
-    n, m = rows.A.shape
-    try:
-        mu, _ = nnls(np.vstack([rows.A.T, rows.b]), np.append(np.zeros(m), 1.0))
-    except RuntimeError:  # its iterations ran out
-        return []
-    P = [int(i) for i in np.flatnonzero(mu)]
-    R = np.linalg.qr(rows.A[P].T, mode="r")
-    return P if len(P) <= m and np.abs(np.diag(R)).min(initial=1.0) > _DEPENDENT else []
-
-
-_DEPENDENT = 1e-13  # relative to a row: what float64 cannot tell from dependent is left to the pivots
-
-
-def _shortest(rows: Rows, P: list[int]) -> tuple[Fixed, Fixed]:
-    """The shortest σ with a_i σ = b_i on P, and its μ."""
-    return _augmented(rows, P, fixed(np.zeros(rows.A.shape[1])), fixed(rows.b[P]))
-
-
-def _augmented(rows: Rows, P: list[int], f: Fixed, g: Fixed) -> tuple[Fixed, Fixed]:
-    """z and μ with z − A_Pᵀμ = f and A_P z = g."""
-    A, m = rows.exact.rows(P), rows.A.shape[1]
-    Q, R = np.linalg.qr(rows.A[P].T)
-
-    def residual(x: Fixed) -> Fixed:
-        return np.concatenate([f - x[:m] + A.transposed_times(x[m:]), g - A.times(x[:m])])
-
-    def correct(r: np.ndarray) -> np.ndarray:
-        along, down = Q.T @ r[:m], np.linalg.solve(R.T, r[m:])
-        return np.concatenate([r[:m] + Q @ (down - along), np.linalg.solve(R, down - along)])
-
-    try:
-        x = refined(residual, correct, m + len(P))
-    except np.linalg.LinAlgError:
-        x = None
-    if x is not None:
-        return x[:m], x[m:]
-    gram = Matrix(A.numbers @ A.numbers.T, 2 * A.shift)
-    mu = solve(gram, g - A.times(f))
-    if mu is None:
-        raise Undecided(
-            f"{len(P)} rows of X depend on each other to within {_DEPENDENT:.0e}, and more than {LARGEST_ELIMINATION} "
-            "cannot be told apart. Remove rows that all but repeat combinations of others."
-        )
-    return f + A.transposed_times(mu), mu
-
-
-def _exchanged(rows: Rows, P: list[int], i: int) -> list[int]:
-    """The basis after row i, whose sign is wrong, has left or entered."""
-    if i in P:
-        return [p for p in P if p != i]
-    z, minus_c = _augmented(rows, P, fixed(rows.A[i]), fixed(np.zeros(len(P))))
-    if np.abs(floats(z)).max() > ZERO:
-        return sorted([*P, i])
-    c = -floats(minus_c)  # a_i = Σ c_p a_p
-    falling = [p for p, value in zip(P, c, strict=True) if value > ZERO * np.abs(c).max()]
-    if not falling:
-        raise not_separable(rows, P, i, c)
-    return sorted([*(p for p in P if p != falling[0]), i])
-
-
-def _spread(mu: Fixed, P: list[int], n: int) -> Fixed:
-    found = fixed(np.zeros(n))
-    found[P] = mu
-    return found
-
-
-# The proof that there is no margin.
-
-
-def not_separable(rows: Rows, P: list[int], i: int, c: Float[np.ndarray, " k"]) -> Refusal:
-    """The error for a_i = Σ_p c_p a_p with all c_p ≤ 0: `NotSeparable` if integers confirm it, else `Undecided`."""
-    support = [p for p, value in zip(P, c, strict=True) if value != 0 and abs(value) > ZERO * np.abs(c).max()]
-    found = _farkas(rows, support, i)
-    if found is None:
-        return Undecided(
-            f"rows {[*support, i]} of X look as if a positive combination of them were zero, so that the data were not "
-            "separable, and float64 cannot prove it. Remove one of them, or points that all but repeat others."
-        )
-    mu = np.zeros(len(rows.b))
-    mu[[*support, i]] = found / rows.size[[*support, i]]
-    mu = mu / mu.sum()
-    named = ", ".join(f"{mu[k]:.3g} on point {k}" for k in np.argsort(-mu)[:4] if mu[k] > 0)
-    more = "" if len(support) < 4 else f" and {len(support) - 3} more"
-    return NotSeparable(
-        "The data are not linearly separable: no β has y_i x_iᵀβ > 0 for all i, since Σ μ_i y_i x_i = 0 with μ = "
-        f"{named}{more}. Check the labels, or remove one of these points.",
-        mu,
-    )
-
-
-def _farkas(rows: Rows, P: list[int], i: int) -> Float[np.ndarray, " k"] | None:
-    """μ > 0 on P and i with Σ μ â = 0 without rounding, the last one 1; None where that is not so."""
-    from scipy.linalg import qr
-
-    columns = sorted(qr(rows.A[P], pivoting=True, mode="r")[1][: len(P)]) if P else []
-    N = rows.exact.numbers
-    found = eliminate(Matrix(N[np.ix_(P, columns)].T, 0), N[i, columns])
-    if found is None:
-        return None
-    x, D = found  # N[P]ᵀ x = D N[i]
-    x, D = (x, D) if D > 0 else (-x, -D)
-    if (x > 0).any() or (N[P].T @ x != D * N[i]).any():
-        return None
-    return np.append([-value / D for value in x], 1.0)
-
-
-# p = 1: the linear program min 1ᵀx, Mx = b, x ≥ 0 with M = [Â, −Â, −I] and x = (σ⁺, σ⁻, slack), n basic columns.
-
-
-class Vertex(NamedTuple):
-    """An optimal basis of the linear program: x and the reduced costs of all columns, and the multipliers."""
-
-    basis: list[int]
-    x: Fixed
-    reduced: Fixed
-    mu: Fixed
-
-
-def largest_l1_margin(rows: Rows, unit: float) -> Vertex:
-    """The optimal vertex of min ‖σ‖_1 such that Âσ ≥ b, for separable data. `unit` is a guess of the size of σ.
-
-    **Raises** Undecided where its equations cannot be solved.
-    """
-    n, m = rows.A.shape
-    N = rows.exact.numbers
-    identity = np.array([[int(i == j) << rows.exact.shift for j in range(n)] for i in range(n)], object)
-    M = Matrix(np.concatenate([N, -N, -identity], axis=1), rows.exact.shift)
-    cost, b = fixed(np.append(np.ones(2 * m), np.zeros(n))), fixed(rows.b)
-    basis = _proposed_columns(rows, unit)
-    for _ in range(_PIVOTS):
-        B = Matrix(M.numbers[:, basis], M.shift)
-        x, mu = fixed(np.zeros(2 * m + n)), _solved(Matrix(B.numbers.T, B.shift), cost[basis])
-        x[basis] = _solved(B, b)
-        reduced = cost - M.transposed_times(mu)
-        reduced[basis] = 0
-        signs = floats(x) / max(float(np.abs(floats(x)).max()), 1e-300) + floats(reduced)  # one of the two is zero
-        wrong = np.flatnonzero(signs < -ZERO)
-        if not wrong.size:
-            return Vertex(basis, x, reduced, mu)
-        basis = _pivoted(M, B, basis, int(wrong[0]))
-    raise Undecided(
-        f"no basis was found optimal after {_PIVOTS} exchanges of coordinates. Remove rows that repeat others."
-    )
-
-
-def _pivoted(M: Matrix, B: Matrix, basis: list[int], k: int) -> list[int]:
-    """The basis after column k, whose sign is wrong, has left or entered, against the first column that allows it."""
-    if k in basis:
-        row = np.array([int(j == k) for j in basis], object)
-        y = _solved(Matrix(B.numbers.T, B.shift), fixed(row.astype(float)))
-        allowed = np.flatnonzero(floats(M.transposed_times(y)) < -ZERO)
-        leaving, entering = k, next((int(j) for j in allowed if j not in basis), None)
+def _margin(rows: Rows, p: int, shortest: Fixed, mu: Fixed) -> Margin:
+    if p == 2:
+        sigma, unique = _rounded(shortest), Hypothesis(UNIQUE, True, 1.0)
     else:
-        column = floats(_solved(B, (M.numbers[:, k] << BITS) >> M.shift))
-        leaving, entering = min((j for j, value in zip(basis, column, strict=True) if value > ZERO), default=None), k
-    if leaving is None or entering is None:
-        raise Undecided("the linear program of the ℓ1 margin has no solution although the data are separable.")
-    return sorted([*(j for j in basis if j != leaving), entering])
-
-
-def _solved(B: Matrix, b: Fixed) -> Fixed:
-    found = solve(B, b)
-    if found is None:
+        vertex = largest_l1_margin(rows, float(np.abs(floats(shortest)).max()))
+        sigma, mu, unique = _rounded(vertex.sigma), vertex.mu, _uniqueness(rows, vertex)
+    residual, gap = certificate(rows, sigma, _rounded(mu), p)
+    rho = sigma / rows.smallest
+    if not (max(residual, abs(gap)) <= ACCEPTED and np.isfinite(rho).all()):
         raise Undecided(
-            f"{len(b)} rows of X depend on each other to within float64's round-off, and more than "
-            f"{LARGEST_ELIMINATION} cannot be told apart. Remove rows that all but repeat combinations of others."
+            f"the maximum margin was found, but float64 holds it only to a residual of {residual:.1e} and a duality "
+            f"gap of {gap:.1e}; accepted is {ACCEPTED:.0e}. Rescale the columns of X to like sizes."
         )
-    return found
+    return Margin(rho, residual, gap, unique)
 
 
-def _proposed_columns(rows: Rows, unit: float) -> list[int]:
-    """A basis near the optimum, by SciPy's HiGHS; that of the slacks where it finds none."""
+def _rounded(x: Fixed) -> Float[np.ndarray, " k"]:
+    """In float64, zeros as zeros."""
+    values = floats(x)
+    return np.where(np.abs(values) > ZERO * np.abs(values).max(), values, 0.0)
+
+
+def certificate(rows: Rows, sigma: Float[np.ndarray, " m"], mu: Float[np.ndarray, " n"], p: int) -> tuple[float, float]:
+    """The residual of the optimality conditions, relative to the terms of each sum, and the relative duality gap.
+
+    Âσ ≥ b; Σ μ_i (âᵢσ − b_i) = 0; and with u = Âᵀμ, u = σ for p = 2, |u_j| ≤ 1 and u_j = sign σ_j on the support for
+    p = 1. `mu` is taken to be ≥ 0.
+    """
+    A, b = rows.A, rows.b
+    outputs, u = A @ sigma, A.T @ mu
+    terms, load = np.abs(A) @ np.abs(sigma) + b, np.abs(A).T @ mu
+    if p == 1:
+        wrong = np.where(sigma != 0, np.abs(u - np.sign(sigma)), np.maximum(np.abs(u) - 1, 0.0)) / (1 + load)
+        gap = 1 - b @ mu / np.abs(sigma).sum()
+    else:
+        wrong = np.abs(u - sigma) / np.maximum(load + np.abs(sigma), np.finfo(float).tiny)
+        gap = 1 - np.sqrt(b @ mu) / np.linalg.norm(sigma)
+    infeasible = np.maximum(b - outputs, 0.0) / terms
+    negative = max(0.0, -float(mu.min())) / float(mu.max())
+    complementary = mu @ np.abs(outputs - b) / (mu @ terms)
+    return float(max(infeasible.max(), wrong.max(), complementary, negative)), float(gap)
+
+
+# Whether the maximum is attained once. All solutions have ρ_j = r_j e^{iφ_j} with r ≥ 0, where μ fixes φ and says which r_j
+# are zero and which margins are tight: a polytope, whose width in each coefficient is two linear programs.
+
+UNIQUE = "the maximum margin is attained by one direction alone"
+TIE = 1e-12  # relative: a multiplier or a reduced cost below may be zero but for the round-off in the data
+NEAR = 1e-6  # below, a tie that is none is reported as near
+
+
+def apart(statement: str, value: float) -> Hypothesis:
+    """The hypothesis that nothing is tied, where `value` > 0 is the distance from a tie."""
+    return Hypothesis(f"{statement}, by a near tie" if value <= NEAR else statement, True, value)
+
+
+def _tied(width: float) -> Hypothesis:
+    """The hypothesis that fails by the `width` of the set of solutions."""
+    return Hypothesis(UNIQUE, False, -width, "this is how far its solutions are apart in a coefficient, by the largest")
+
+
+def _uniqueness(rows: Rows, vertex: Vertex) -> Hypothesis:
+    """Whether no other vertex is as good: reduced costs outside the basis are positive, or lead nowhere."""
+    m = rows.A.shape[1]
+    costs = floats(vertex.reduced)
+    costs[2 * m :] /= costs[2 * m :].max()
+    costs[vertex.basis] = 0.0
+    outside = np.delete(costs, vertex.basis)
+    if outside.min() > TIE:
+        return apart(UNIQUE, float(outside.min()))
+    face = np.flatnonzero(costs[: 2 * m] <= TIE)
+    sign, j = np.where(face < m, 1.0, -1.0), face % m
+    unit = float(np.abs(floats(vertex.sigma)).max())
+    coefficients = np.zeros((m, face.size))
+    coefficients[j, np.arange(face.size)] = sign
+    width = _width(rows.A[:, j] * sign, rows.b / unit, costs[2 * m :] > TIE, coefficients)
+    return _tied(width) if width > _SAME else apart(UNIQUE, float(outside[outside > TIE].min()))
+
+
+_SAME = 1e-6  # relative width of a single solution, which HiGHS finds to 1e-10 times a condition number
+
+
+def _width(
+    C: Float[np.ndarray, "n k"],
+    b: Float[np.ndarray, " n"],
+    tight: np.ndarray,
+    coefficients: Float[np.ndarray, "d k"],
+    zero: Float[np.ndarray, "l k"] | None = None,
+) -> float:
+    """max_j (max − min of β_j) / max |β|, over β = coefficients r with r ≥ 0, Cr ≥ b, equal where tight, zero r = 0."""
     from scipy.optimize import linprog
 
-    n, m = rows.A.shape
-    found = linprog(np.ones(2 * m), A_ub=np.hstack([-rows.A, rows.A]), b_ub=-rows.b / unit, method="highs-ds")
-    if found.x is None:
-        return list(range(2 * m, 2 * m + n))
-    J = [int(j) for j in np.flatnonzero(found.x > 0)]
-    columns = np.hstack([rows.A, -rows.A])[:, J]
-    tight = np.flatnonzero(found.slack <= _TIGHT)
-    I = _independent(columns[tight].T)
-    kept = _independent(columns[tight[I]])
-    used = {int(i) for i in tight[I]}
-    return sorted([*(J[j] for j in kept), *(2 * m + i for i in range(n) if i not in used)])
+    equal = C[tight] if zero is None else np.vstack([C[tight], zero])
+    right = np.concatenate([b[tight], np.zeros(len(equal) - int(tight.sum()))])
+    options = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
+    rows = [row for row in coefficients if row.any()]
+    ends = []
+    for row in rows:
+        for sign in (1.0, -1.0):
+            found = linprog(
+                sign * row, A_ub=-C[~tight], b_ub=-b[~tight], A_eq=equal, b_eq=right, method="highs", options=options
+            )
+            if found.fun is None:
+                return np.inf
+            ends.append(sign * found.fun)
+    low, high = np.array(ends[::2]), np.array(ends[1::2])
+    return float((high - low).max() / max(np.abs(low).max(), np.abs(high).max()))
 
 
-_TIGHT = 1e-7  # the feasibility that HiGHS promises
+# ℓ1 of complex numbers.
 
 
-def _independent(A: Float[np.ndarray, "k l"]) -> list[int]:
-    """Columns of A that are independent of each other, the most so first, by pivoted QR."""
-    from scipy.linalg import qr
+def _complex_l1_margin(A: Inexact[np.ndarray, "n m"], S: Inexact[np.ndarray, "m d"], rows: Rows, unit: float) -> Margin:
+    """The cone program, of rows and right sides in their own units and ρ in those of the shortest one."""
+    scaled_A, b = A / rows.size[:, None], rows.b / unit
+    rho, mu, residual, gap = smallest(scaled_A, b, 1, S, margins=True)
+    u = scaled_A.conj().T @ mu
+    size = np.abs(u)
+    face = size > 1 - _CONE
+    phase = u[face] / size[face]
+    parts = S.T[:, face] * phase
+    C, tight = np.real(scaled_A[:, face] * phase), mu > _CONE * mu.max()
+    away = float((1 - size[~face]).min(initial=1.0))
+    unique = apart(UNIQUE, away)
+    if np.linalg.matrix_rank(np.vstack([C[tight], parts.imag]), tol=_CONE) < face.sum():
+        width = _width(C, b, tight, parts.real, parts.imag)
+        unique = unique if width <= np.sqrt(_CONE) else _tied(width)
+    return Margin(rho * unit / rows.smallest, residual, gap, unique)
 
-    if not A.size:
-        return []
-    _, R, order = qr(A, mode="economic", pivoting=True)
-    size = np.abs(np.diag(R))
-    return [int(j) for j in order[: int(np.sum(size > _DEPENDENT * size[0]))]]
+
+_CONE = 1e-6  # what a cone program's multipliers are right to

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Shaped
 
-Fixed = Shaped[np.ndarray, " k"]  # of Python integers
+Fixed = Shaped[np.ndarray, "_"]  # of Python integers
 BITS = 400  # more than twice the bits that are wanted, so that products of tiny and huge numbers keep them
 _WANTED = 200  # bits in the largest entry of a solution; a sign is decided by far fewer, see `ZERO`
 ZERO = 2.0**-150  # relative to the largest entry: less is zero, since a solution is right to 2^−_WANTED

@@ -11,7 +11,7 @@ from jaxtyping import Float, Inexact
 
 from ..problems import Classification
 from .digits import ZERO, Fixed, floats
-from .norms import data, smallest
+from .norms import certified, data, smallest
 from .pivots import Rows, Undecided, Vertex, largest_l1_margin, largest_l2_margin, scaled
 from .prediction import Hypothesis, Prediction
 
@@ -63,19 +63,19 @@ def margin(problem: Classification, p: int, S: Inexact[np.ndarray, "m d"] | None
     shortest, mu = largest_l2_margin(rows)
     _require_above_round_off(X, S, A, basis @ floats(shortest) / rows.smallest)
     if np.iscomplexobj(S) and p == 1:
-        return _complex_l1_margin(A, S, rows, float(np.linalg.norm(floats(shortest))))
+        return _complex_l1_margin(A, S, basis, rows, float(np.linalg.norm(floats(shortest))))
     found = _margin(rows, p, shortest, mu)
     return found._replace(rho=basis @ found.rho)
 
 
 def _real_basis(S: Inexact[np.ndarray, "m d"]) -> Inexact[np.ndarray, "m k"]:
     """Columns, orthonormal over the reals, that span the ρ with Im Sᵀρ = 0: the identity for real S."""
+    from scipy.linalg import null_space
+
     m = len(S)
     if not np.iscomplexobj(S):
         return np.eye(m)
-    from scipy.linalg import null_space
-
-    parts = null_space(np.hstack([S.imag.T, S.real.T]))  # Im Sᵀ(a + ib)
+    parts = null_space(np.hstack([np.imag(S).T, np.real(S).T]))  # Im Sᵀ(a + ib)
     return parts[:m] + 1j * parts[m:]
 
 
@@ -133,8 +133,8 @@ def certificate(rows: Rows, sigma: Float[np.ndarray, " m"], mu: Float[np.ndarray
     return float(max(infeasible.max(), wrong.max(), complementary, negative)), float(gap)
 
 
-# Whether the maximum is attained once. All solutions have ρ_j = r_j e^{iφ_j} with r ≥ 0, where μ fixes φ and says which r_j
-# are zero and which margins are tight: a polytope, whose width in each coefficient is two linear programs.
+# Whether the maximum is attained once. All solutions have ρ_j = r_j e^{iφ_j} with r ≥ 0, where μ fixes φ and says which
+# r_j are zero and which margins are tight: a polytope, whose width in each coefficient is two linear programs.
 
 UNIQUE = "the maximum margin is attained by one direction alone"
 TIE = 1e-12  # relative: a multiplier or a reduced cost below may be zero but for the round-off in the data
@@ -202,10 +202,18 @@ def _width(
 # ℓ1 of complex numbers.
 
 
-def _complex_l1_margin(A: Inexact[np.ndarray, "n m"], S: Inexact[np.ndarray, "m d"], rows: Rows, unit: float) -> Margin:
+def _complex_l1_margin(
+    A: Inexact[np.ndarray, "n m"],
+    S: Inexact[np.ndarray, "m d"],
+    basis: Inexact[np.ndarray, "m k"],
+    rows: Rows,
+    unit: float,
+) -> Margin:
     """The cone program, of rows and right sides in their own units and ρ in those of the shortest one."""
     scaled_A, b = A / rows.size[:, None], rows.b / unit
-    rho, mu, residual, gap = smallest(scaled_A, b, 1, S, margins=True)
+    solved = smallest(scaled_A, b, 1, S, margins=True)
+    refined = certified(scaled_A, b, *_newton(scaled_A, b, basis, *solved[:2]), 1, margins=True)
+    rho, mu, residual, gap = min(solved, refined, key=lambda found: found[2])
     u = scaled_A.conj().T @ mu
     size = np.abs(u)
     face = size > 1 - _CONE
@@ -220,4 +228,36 @@ def _complex_l1_margin(A: Inexact[np.ndarray, "n m"], S: Inexact[np.ndarray, "m 
     return Margin(rho * unit / rows.smallest, residual, gap, unique)
 
 
+def _newton(
+    A: Inexact[np.ndarray, "n m"],
+    b: Float[np.ndarray, " n"],
+    basis: Inexact[np.ndarray, "m k"],
+    rho: Inexact[np.ndarray, " m"],
+    mu: Float[np.ndarray, " n"],
+) -> tuple[Inexact[np.ndarray, " m"], Float[np.ndarray, " n"]]:
+    """ρ and μ by Newton's method for Σ|ρ_j| on the support of ρ and the tight rows, from a ρ nearby."""
+    from scipy.linalg import null_space
+
+    alive, tight = np.abs(rho) > _CONE * np.abs(rho).max(), mu > _CONE * mu.max()
+    dead = basis[~alive]
+    inside = basis @ null_space(np.vstack([dead.real, dead.imag]))  # ρ = inside z vanishes off the support
+    W, G = inside[alive], np.real(A[tight] @ inside)
+    z, k = np.real(inside.conj().T @ rho), inside.shape[1]
+    multipliers = mu[tight]
+    for _ in range(_NEWTON_STEPS):
+        w = W @ z
+        along = np.real(np.conj(w / np.abs(w))[:, None] * W)  # d|w| / dz
+        across = np.imag(np.conj(w / np.abs(w))[:, None] * W)
+        hessian = across.T @ (across / np.abs(w)[:, None])
+        KKT = np.block([[hessian, -G.T], [G, np.zeros((len(G), len(G)))]])
+        step = np.linalg.lstsq(KKT, np.append(-along.sum(axis=0), b[tight] - G @ z), rcond=None)[0]
+        z, multipliers = z + step[:k], step[k:]
+        if np.abs(step[:k]).max() <= np.finfo(float).eps * np.abs(z).max():
+            break
+    found = np.zeros(len(mu))
+    found[tight] = multipliers
+    return inside @ z, found
+
+
+_NEWTON_STEPS = 10  # from six digits, two are enough
 _CONE = 1e-6  # what a cone program's multipliers are right to

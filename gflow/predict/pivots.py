@@ -8,7 +8,7 @@ order, never cycles and starts anywhere (Terlaky 1985; for the quadratic program
 exchange is left the data are not separable, and the rows say why: μ ≥ 0, not zero, with Aᵀμ = 0 (Farkas).
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from jaxtyping import Float
@@ -175,9 +175,7 @@ def not_separable(rows: Rows, P: list[int], i: int, c: Float[np.ndarray, " k"]) 
 
 def _farkas(rows: Rows, P: list[int], i: int) -> Float[np.ndarray, " k"] | None:
     """μ > 0 on P and i with Σ μ â = 0 without rounding, the last one 1; None where that is not so."""
-    from scipy.linalg import qr
-
-    columns = sorted(qr(rows.A[P], pivoting=True, mode="r")[1][: len(P)]) if P else []
+    columns = sorted(_pivoted_columns(rows.A[P])[0][: len(P)])
     N = rows.exact.numbers
     found = eliminate(Matrix(N[np.ix_(P, columns)].T, 0), N[i, columns])
     if found is None:
@@ -279,11 +277,16 @@ _TIGHT = 1e-7  # the feasibility that HiGHS promises
 
 
 def _independent(A: Float[np.ndarray, "k l"]) -> list[int]:
-    """Columns of A that are independent of each other, the most so first, by pivoted QR."""
+    """Columns of A that are independent of each other, the most so first."""
+    order, size = _pivoted_columns(A)
+    return order[: int(np.sum(size > _DEPENDENT * size.max(initial=0.0)))]
+
+
+def _pivoted_columns(A: Float[np.ndarray, "k l"]) -> tuple[list[int], Float[np.ndarray, " r"]]:
+    """The order in which QR with pivoting takes the columns of A, and how long each is off the span of those before."""
     from scipy.linalg import qr
 
     if not A.size:
-        return []
-    _, R, order = qr(A, mode="economic", pivoting=True)
-    size = np.abs(np.diag(R))
-    return [int(j) for j in order[: int(np.sum(size > _DEPENDENT * size[0]))]]
+        return [], np.zeros(0)
+    R, order = cast(tuple[np.ndarray, np.ndarray], qr(A, mode="r", pivoting=True))
+    return [int(j) for j in order], np.abs(np.diag(R))

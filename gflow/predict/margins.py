@@ -96,14 +96,28 @@ def _margin(rows: Rows, p: int, shortest: Fixed, mu: Fixed) -> Margin:
     else:
         vertex = largest_l1_margin(rows, float(np.abs(floats(shortest)).max()))
         sigma, mu, unique = _rounded(vertex.sigma), vertex.mu, _uniqueness(rows, vertex)
+    _require_visible(rows, sigma)
     residual, gap = certificate(rows, sigma, _rounded(mu), p)
-    rho = sigma / rows.smallest
-    if not (max(residual, abs(gap)) <= ACCEPTED and np.isfinite(rho).all()):
+    if not max(residual, abs(gap)) <= ACCEPTED:
         raise Undecided(
             f"the maximum margin was found, but float64 holds it only to a residual of {residual:.1e} and a duality "
             f"gap of {gap:.1e}; accepted is {ACCEPTED:.0e}. Rescale the columns of X to like sizes."
         )
+    with np.errstate(over="ignore"):
+        rho = sigma / rows.smallest
+    if not np.isfinite(rho).all():
+        raise Undecided(f"ρ of unit margin is over float64's range: rows of X are as small as {rows.smallest:.1e}.")
     return Margin(rho, residual, gap, unique)
+
+
+def _require_visible(rows: Rows, sigma: Float[np.ndarray, " m"]) -> None:
+    """Raises Undecided where a margin at σ, in float64, may be no larger than the round-off in it."""
+    margins, terms = rows.A @ sigma, np.abs(rows.A) @ np.abs(sigma)
+    if (2 * (sigma.size + 1) * np.finfo(float).eps * terms >= margins).any():
+        raise Undecided(
+            f"the data are separable by so little, {1 / float(terms.max()):.1e} of a row, that no coefficients in "
+            "float64 show it. Remove points that contradict each other but for round-off."
+        )
 
 
 def _rounded(x: Fixed) -> Float[np.ndarray, " k"]:
@@ -240,7 +254,7 @@ def _newton(
 
     alive, tight = np.abs(rho) > _CONE * np.abs(rho).max(), mu > _CONE * mu.max()
     dead = basis[~alive]
-    inside = basis @ null_space(np.vstack([dead.real, dead.imag]))  # ρ = inside z vanishes off the support
+    inside = basis @ null_space(np.vstack([np.real(dead), np.imag(dead)]))  # ρ = inside z vanishes off the support
     W, G = inside[alive], np.real(A[tight] @ inside)
     z, k = np.real(inside.conj().T @ rho), inside.shape[1]
     multipliers = mu[tight]

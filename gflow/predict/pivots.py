@@ -46,7 +46,7 @@ def scaled(A: Float[np.ndarray, "n m"]) -> Rows:
     """The rows of A in their own units; `Undecided` where these differ beyond `_LARGEST_RATIO`."""
     largest = np.abs(A).max(axis=1, initial=0.0)
     size = np.where(largest > 0, np.ldexp(1.0, np.frexp(largest)[1] - 1), 1.0)
-    if size.max() > _LARGEST_RATIO * size.min():
+    if size.max() / _LARGEST_RATIO > size.min():
         raise Undecided(
             f"the largest entries of rows of X range from {largest.min():.1e} to {largest.max():.1e}; margins are "
             f"certified up to a ratio of {_LARGEST_RATIO:.0e}. Drop the largest rows, which no margin depends on, or "
@@ -67,7 +67,10 @@ def largest_l2_margin(rows: Rows) -> tuple[Fixed, Fixed]:
 
     **Raises** NotSeparable with a proof, Undecided where the proof fails or the equations cannot be solved.
     """
-    P = _proposed_rows(rows)
+    support = _proposed_rows(rows)
+    P = sorted(support[i] for i in _independent(rows.A[support].T))
+    for i in [i for i in support if i not in P][:1]:
+        _exchanged(rows, P, i)  # raises if these rows contradict each other, which the method ends with
     for _ in range(_PIVOTS):
         sigma, mu = _shortest(rows, P)
         slack = rows.exact.times(sigma) - fixed(rows.b)
@@ -81,16 +84,14 @@ def largest_l2_margin(rows: Rows) -> tuple[Fixed, Fixed]:
 
 
 def _proposed_rows(rows: Rows) -> list[int]:
-    """Rows that are tight according to non-negative least squares (Lawson and Hanson 1974, chapter 23)."""
+    """Rows that are tight, or contradict each other, by non-negative least squares (Lawson and Hanson 1974, chapter 23)."""
     from scipy.optimize import nnls
 
     try:
         mu, _ = nnls(np.vstack([rows.A.T, rows.b]), np.append(np.zeros(rows.A.shape[1]), 1.0))
     except RuntimeError:  # its iterations ran out
         return []
-    P = [int(i) for i in np.flatnonzero(mu)]
-    R = np.linalg.qr(rows.A[P].T, mode="r")
-    return P if len(P) <= rows.A.shape[1] and np.abs(np.diag(R)).min(initial=1.0) > _DEPENDENT else []
+    return np.flatnonzero(mu).tolist()
 
 
 _DEPENDENT = 1e-13  # relative to a row: what float64 cannot tell from dependent is left to the pivots
@@ -174,17 +175,24 @@ def not_separable(rows: Rows, P: list[int], i: int, c: Float[np.ndarray, " k"]) 
 
 
 def _farkas(rows: Rows, P: list[int], i: int) -> Float[np.ndarray, " k"] | None:
-    """μ > 0 on P and i with Σ μ â = 0 without rounding, the last one 1; None where that is not so."""
-    columns = sorted(_pivoted_columns(rows.A[P])[0][: len(P)])
-    N = rows.exact.numbers
-    found = eliminate(Matrix(N[np.ix_(P, columns)].T, 0), N[i, columns])
-    if found is None:
+    """μ > 0 on P and i with Σ μ â = 0 exactly, the last one 1; None where that is not shown.
+
+    As many independent rows as columns have a combination for every â_i: then fifty digits of it tell its signs. Else
+    that there is one is itself in question, and only integers without rounding answer it.
+    """
+    N, shift = rows.exact
+    if len(P) == rows.A.shape[1]:
+        c = solve(Matrix(N[P].T, shift), fixed(rows.A[i]))
+        values = None if c is None else floats(c)
+    else:
+        columns = sorted(_pivoted_columns(rows.A[P])[0][: len(P)])
+        found = eliminate(Matrix(N[np.ix_(P, columns)].T, 0), N[i, columns])
+        if found is None or (N[P].T @ found[0] != found[1] * N[i]).any():
+            return None
+        values = np.array([x / found[1] for x in found[0]], float)
+    if values is None or (values > -ZERO * np.abs(values).max(initial=0.0)).any():
         return None
-    x, D = found  # N[P]ᵀ x = D N[i]
-    x, D = (x, D) if D > 0 else (-x, -D)
-    if (x > 0).any() or (N[P].T @ x != D * N[i]).any():
-        return None
-    return np.append([-value / D for value in x], 1.0)
+    return np.append(-values, 1.0)
 
 
 # p = 1: the linear program min 1ᵀx, Mx = b, x ≥ 0 with M = [Â, −Â, −I] and x = (σ⁺, σ⁻, slack), n basic columns.

@@ -30,10 +30,12 @@ class Margin(NamedTuple):
 def maximum_margin(problem: Classification, p: int, S: Inexact[np.ndarray, "m d"] | None = None) -> Prediction:
     """The direction β = Sᵀρ of largest min_i y_i x_iᵀβ / ‖ρ‖_p; `p` is 1 or 2.
 
-    The coefficients returned have a smallest margin of 1. `residual` is the largest violation of the optimality
-    conditions at this point, each relative to the size of the terms it sums, row by row, so that rows of any size count
-    alike; `gap` is the relative duality gap. The hypothesis says whether the maximum is attained by this β alone (for
-    p = 2 it always is): where it is not, by how far two solutions differ in a coefficient, relative to the largest.
+    The coefficients returned are right to round-off, each by itself, and have a smallest margin of 1 (up to round-off
+    in the terms that it sums, which cancel where the margin is narrow and rows differ in length). `residual` is the
+    largest violation of the optimality conditions at this point, each relative to the size of the terms it sums, row by
+    row, so that rows of any size count alike; `gap` is the relative duality gap. The hypothesis says whether the maximum
+    is attained by this β alone (for p = 2 it always is): where it is not, by how far two solutions differ in a
+    coefficient, relative to the largest.
 
     **Raises** `gflow.predict.NotSeparable` if the data are not linearly separable, with `multipliers` that prove it,
     and `gflow.predict.Undecided` if neither that nor a margin can be certified; both are ValueErrors. RuntimeError if
@@ -111,12 +113,12 @@ def _margin(rows: Rows, p: int, shortest: Fixed, mu: Fixed) -> Margin:
 
 
 def _require_visible(rows: Rows, sigma: Float[np.ndarray, " m"]) -> None:
-    """Raises Undecided where a margin at σ, in float64, may be no larger than the round-off in it."""
-    margins, terms = rows.A @ sigma, np.abs(rows.A) @ np.abs(sigma)
-    if (2 * (sigma.size + 1) * np.finfo(float).eps * terms >= margins).any():
+    """Raises Undecided where round-off in Âσ, in float64, may be all of the margin of the shortest row, which is 1."""
+    terms = float((np.abs(rows.A) @ np.abs(sigma)).max())
+    if 2 * (sigma.size + 1) * np.finfo(float).eps * terms >= 1:
         raise Undecided(
-            f"the data are separable by so little, {1 / float(terms.max()):.1e} of a row, that no coefficients in "
-            "float64 show it. Remove points that contradict each other but for round-off."
+            f"the data are separable by so little, {1 / terms:.1e} of a row, that no coefficients in float64 show it. "
+            "Remove points that contradict each other but for round-off."
         )
 
 

@@ -84,7 +84,7 @@ def largest_l2_margin(rows: Rows) -> tuple[Fixed, Fixed]:
 
 
 def _proposed_rows(rows: Rows) -> list[int]:
-    """Rows that are tight, or contradict each other, by non-negative least squares (Lawson and Hanson 1974, chapter 23)."""
+    """Rows that are tight or contradict each other, by least squares with μ ≥ 0 (Lawson and Hanson 1974, ch. 23)."""
     from scipy.optimize import nnls
 
     try:

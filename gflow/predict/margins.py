@@ -33,8 +33,8 @@ def maximum_margin(problem: Classification, p: int, S: Inexact[np.ndarray, "m d"
     The coefficients returned are right to round-off, each by itself, and have a smallest margin of 1 (up to round-off
     in the terms that it sums, which cancel where the margin is narrow and rows differ in length). `residual` is the
     largest violation of the optimality conditions at this point, each relative to the size of the terms it sums, row by
-    row, so that rows of any size count alike; `gap` is the relative duality gap. The hypothesis says whether the maximum
-    is attained by this β alone (for p = 2 it always is): where it is not, by how far two solutions differ in a
+    row, so that rows of any size count alike; `gap` is the relative duality gap. The hypothesis says whether the
+    maximum is attained by this β alone (for p = 2 it always is): where it is not, by how far two solutions differ in a
     coefficient, relative to the largest.
 
     **Raises** `gflow.predict.NotSeparable` if the data are not linearly separable, with `multipliers` that prove it,

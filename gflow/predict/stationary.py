@@ -93,12 +93,12 @@ def stationary_points(
     A = _margin_matrix(problem, S)
     if found.is_real and A.shape[1] <= _LARGEST and _cases(*A.shape) <= _CASES:
         points, unsolved = _enumerated(A, L)
-        how = "enumerated"
+        how, accepted = "enumerated", 1e-8
     else:
         points, unsolved = _sampled(A, S, L, starts, seed), math.inf
-        how = "sampled"
+        how, accepted = "sampled", 1e-5  # what a cone program reaches
     residuals = [_kkt_residual(A, z, L) for z in points]
-    kept = [(z, residual) for z, residual in zip(points, residuals, strict=True) if residual <= _STATIONARY]
+    kept = [(z, residual) for z, residual in zip(points, residuals, strict=True) if residual <= accepted]
     if not kept:
         raise RuntimeError("No stationary point was found, though there is one. Rescale the columns of X.")
     unsolved += len(points) - len(kept)
@@ -110,7 +110,6 @@ def stationary_points(
 
 
 COMPLETE = "the list of stationary points is complete"
-_STATIONARY = 1e-5  # KKT residual that a listed point may have: what a cone program reaches
 _LARGEST = 12  # modes whose supports are enumerated: 4095
 _CASES = 1_000_000  # a minute or two
 
@@ -143,7 +142,8 @@ def _enumerated(A: Float[np.ndarray, "n m"], L: int) -> tuple[list[Modal], int]:
                 unresolved += unsolved
                 points = np.zeros((len(rho), m))
                 np.put_along_axis(points, batch.J, rho, axis=1)
-                fits = (points @ rows.T >= b * (1 - _FEASIBLE)).all(axis=1)  # false for NaN
+                terms = np.abs(points) @ np.abs(rows.T) + b
+                fits = (points @ rows.T >= b - _ROUND_OFF * terms).all(axis=1)  # false for NaN
                 for z in points[fits] / size.min():
                     same = found.setdefault(tuple(np.sign(z)), [])
                     if all(np.abs(z - other).max() > _EQUAL * np.abs(z).max() for other in same):
@@ -151,7 +151,7 @@ def _enumerated(A: Float[np.ndarray, "n m"], L: int) -> tuple[list[Modal], int]:
     return [z for same in found.values() for z in same], unresolved
 
 
-_FEASIBLE = 1e-9  # relative: rows that are tight by chance beside those of I
+_ROUND_OFF = 1e-11  # relative to the terms of a margin, of which Newton's method leaves 1e-12
 _EQUAL = 1e-7  # relative: a point on more tight rows than it needs is found from several of them
 
 
@@ -227,7 +227,9 @@ def _critical(batch: _Batch, b: Float[np.ndarray, " k"], L: int) -> tuple[Float[
     going, arrived = np.arange(len(mu)), np.zeros(len(mu), bool)
     for _ in range(_NEWTON_STEPS):
         at, u = going, u_of(mu[going], going)
-        gradient = b - np.einsum("cks,cs->ck", signed[at], u ** (-q - 1))
+        outputs = np.einsum("cks,cs->ck", signed[at], u ** (-q - 1))
+        terms = np.einsum("cks,cs->ck", np.abs(signed[at]), u ** (-q - 1)) + b
+        gradient = b - outputs
         H = np.einsum("cks,cs,cls->ckl", signed[at], (q + 1) * u ** (-q - 2), signed[at])
         step = -np.linalg.solve(H, gradient[..., None])[..., 0]
         falling = np.minimum(np.einsum("ck,ck->c", gradient, step), 0.0)
@@ -240,7 +242,7 @@ def _critical(batch: _Batch, b: Float[np.ndarray, " k"], L: int) -> tuple[Float[
                 break
             length = np.where(high, length / 2, length)
         mu[at] += length[:, None] * step
-        small = np.abs(change).max(axis=1) <= 1e-8  # and its square after this step
+        small = (np.abs(change).max(axis=1) <= 1e-8) & (np.abs(gradient) <= 1e-12 * terms).all(axis=1)
         arrived[at] = small
         going = at[~small & (mu[at] @ b > 0)]
         if not going.size:

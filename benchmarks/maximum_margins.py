@@ -15,10 +15,10 @@ proves that its own point is optimal, or that it is not. Where the maximum is no
 proof of a contradiction is checked in the same way.
 """
 
+import pathlib
 import sys
 import time
 import warnings
-from fractions import Fraction
 
 import cvxpy as cp
 import jax
@@ -26,6 +26,9 @@ import numpy as np
 from scipy.optimize import linprog
 
 import gflow
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests"))
+from truth import contradicts, exact_margin
 
 jax.config.update("jax_enable_x64", True)
 
@@ -55,75 +58,6 @@ def problem(seed):
         A[k - 1] = -A[: k - 1].sum(axis=0)
     exact = kind in ("ternary", "contradictory")
     return kind, A * (2.0 ** rng.integers(-20, 21, (n, 1)) if exact else 10 ** rng.uniform(-6, 6, (n, 1)))
-
-
-# The reference.
-
-
-def solved(M, r):
-    """The x with Mx = r in fractions, free unknowns zero; None where there is none."""
-    n, m = len(M), len(M[0]) if M else 0
-    rows = [[*row, right] for row, right in zip(M, r, strict=True)]
-    pivots, top = [], 0
-    for j in range(m):
-        found = next((i for i in range(top, n) if rows[i][j] != 0), None)
-        if found is None:
-            continue
-        rows[top], rows[found] = rows[found], rows[top]
-        for i in range(n):
-            if i != top and rows[i][j] != 0:
-                factor = rows[i][j] / rows[top][j]
-                rows[i] = [a - factor * b if b else a for a, b in zip(rows[i], rows[top], strict=True)]
-        pivots.append(j)
-        top += 1
-    if any(rows[i][m] != 0 for i in range(top, n)):
-        return None
-    x = [Fraction(0)] * m
-    for i, j in enumerate(pivots):
-        x[j] = rows[i][m] / rows[i][j]
-    return x
-
-
-def fractions(A):
-    return [[Fraction(float(a)) for a in row] for row in A]
-
-
-def dot(a, b):
-    return sum((x * y for x, y in zip(a, b, strict=True) if x and y), Fraction(0))
-
-
-def exact_optimum(A, beta, p):
-    """The optimum with the support and the tight rows of β, if its signs prove it one; else None."""
-    E, size = fractions(A), np.abs(A) @ np.abs(beta) + 1
-    tight = np.flatnonzero(np.abs(A @ beta - 1) <= 1e-11 * size).tolist()
-    one = [Fraction(1)] * len(tight)
-    if p == 2:
-        gram = [[dot(E[i], E[k]) for k in tight] for i in tight]
-        mu = solved(gram, one)
-        exact = None if mu is None else [dot(mu, [E[i][j] for i in tight]) for j in range(len(beta))]
-    else:
-        J = np.flatnonzero(beta).tolist()
-        mu = solved([[E[i][j] for i in tight] for j in J], [Fraction(int(np.sign(beta[j]))) for j in J])
-        inside = solved([[E[i][j] for j in J] for i in tight], one)
-        exact = None if inside is None else [Fraction(0)] * len(beta)
-        for j, value in zip(J, inside or [], strict=False):
-            exact[j] = value
-        if mu and any(abs(dot(mu, [E[i][j] for i in tight])) > 1 for j in range(len(beta))):
-            return None
-    if mu is None or exact is None or min(mu) < 0 or any(dot(row, exact) < 1 for row in E):
-        return None
-    return exact
-
-
-def contradicts(A, mu):
-    """Whether a positive combination of the rows in the support of μ is zero, in fractions."""
-    support = np.flatnonzero(mu).tolist()
-    E = fractions(A[support])
-    *others, last = E
-    if not others:
-        return not any(last)
-    c = solved([[row[j] for row in others] for j in range(A.shape[1])], [-a for a in last])
-    return c is not None and min(c) >= 0
 
 
 # Other solvers, asked as one would.
@@ -181,7 +115,7 @@ def row(kind, p, seeds):
         if isinstance(found, Exception):
             counts["refused"] += 1
             continue
-        exact = exact_optimum(A, found, p)
+        exact = exact_margin(A, found, p)
         if exact is None or kind == "contradictory":
             counts["wrong"] += 1
             continue

@@ -131,21 +131,21 @@ def _rounded(x: Fixed) -> Float[np.ndarray, " k"]:
 def certificate(rows: Rows, sigma: Float[np.ndarray, " m"], mu: Float[np.ndarray, " n"], p: int) -> tuple[float, float]:
     """The residual of the optimality conditions, relative to the terms of each sum, and the relative duality gap.
 
-    Âσ ≥ b; Σ μ_i (âᵢσ − b_i) = 0; and with u = Âᵀμ, u = σ for p = 2, |u_j| ≤ 1 and u_j = sign σ_j on the support for
-    p = 1. `mu` is taken to be ≥ 0.
+    Âσ ≥ b; μ ≥ 0; Σ μ_i (âᵢσ − b_i) = 0; and with u = Âᵀμ, u = σ for p = 2, |u_j| ≤ 1 and u_j = sign σ_j on the support
+    for p = 1.
     """
     A, b = rows.A, rows.b
     outputs, u = A @ sigma, A.T @ mu
-    terms, load = np.abs(A) @ np.abs(sigma) + b, np.abs(A).T @ mu
+    terms, load = np.abs(A) @ np.abs(sigma) + b, np.abs(A).T @ np.abs(mu)
     if p == 1:
         wrong = np.where(sigma != 0, np.abs(u - np.sign(sigma)), np.maximum(np.abs(u) - 1, 0.0)) / (1 + load)
         gap = 1 - b @ mu / np.abs(sigma).sum()
     else:
         wrong = np.abs(u - sigma) / np.maximum(load + np.abs(sigma), np.finfo(float).tiny)
-        gap = 1 - np.sqrt(b @ mu) / np.linalg.norm(sigma)
+        gap = 1 - np.sqrt(max(0.0, b @ mu)) / np.linalg.norm(sigma)
     infeasible = np.maximum(b - outputs, 0.0) / terms
-    negative = max(0.0, -float(mu.min())) / float(mu.max())
-    complementary = mu @ np.abs(outputs - b) / (mu @ terms)
+    negative = max(0.0, -float(mu.min())) / float(np.abs(mu).max())
+    complementary = np.abs(mu) @ np.abs(outputs - b) / (np.abs(mu) @ terms)
     return float(max(infeasible.max(), wrong.max(), complementary, negative)), float(gap)
 
 

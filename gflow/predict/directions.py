@@ -74,8 +74,9 @@ _ROUND_OFF = 1e-14  # relative, of X Sᵀ
 
 def _shared(rho: Float[np.ndarray, " m"], first: np.ndarray, a: np.ndarray, b: np.ndarray) -> Float[np.ndarray, " m"]:
     """ρ whose tied modes, each given the sum of their sizes, share it like (η_1 ± η_2)²."""
-    growing = (a + np.sign(rho) * b) ** 2
-    total = np.bincount(first, growing, first.size)[first]
+    alone = np.bincount(first)[first] == 1
+    growing = np.where(alone, 1.0, (a + np.sign(rho) * b) ** 2)
+    total = np.bincount(first, growing)[first]
     dead = (rho != 0) & (total == 0)
     if dead.any():
         raise Refusal(

@@ -87,6 +87,20 @@ def test_contradictions_are_named_with_a_proof(name, p, S):
     assert np.abs(mu @ A).max() <= 1e-13 * (mu @ np.abs(A)).max()
 
 
+def test_a_proof_is_of_exact_dependence():
+    """Without more rows than columns there is a positive combination or none; with them fifty digits tell its signs."""
+    a = np.random.default_rng(0).integers(-9, 10, (2, 5)) / 7.0
+    for last, proven in ((-(a[0] + a[1]) * (1 + 1e-15), False), (-4 * a[0] - a[1] / 8, True), (a[0] - a[1], False)):
+        exact = np.round(a * 7) if proven else a
+        last = -4 * exact[0] - exact[1] / 8 if proven else last
+        found = pivots._farkas(pivots.scaled(np.vstack([exact, last])), [0, 1], 2)
+        assert (found is not None) == proven
+    square = np.eye(5) * np.arange(1.0, 6.0)
+    for last, proven in ((-np.full(5, 0.3), True), (np.append(-np.ones(4), 1e-9), False)):
+        found = pivots._farkas(pivots.scaled(np.vstack([square, last])), [0, 1, 2, 3, 4], 5)
+        assert (found is not None) == proven
+
+
 @pytest.mark.parametrize("start", ["proposed", "none"])
 def test_contradictions_are_found_from_any_start(start, monkeypatch):
     if start == "none":

@@ -1,6 +1,6 @@
 """gflow.predict.maximum_margin on hostile data, against exact rational arithmetic, and other solvers beside it.
 
-    python -u benchmarks/maximum_margins.py [problems]          (two or three minutes for 500)
+    python -u benchmarks/maximum_margins.py [problems]          (about five minutes for 500)
 
 Problems alternate between five kinds; n = 1 … 20 points in d = 2 … 60 dimensions, all rows times 10^±6 each:
 

@@ -101,6 +101,14 @@ def test_a_proof_is_of_exact_dependence():
         assert (found is not None) == proven
 
 
+def test_no_limit_is_predicted_of_contradictions_but_their_proof():
+    A = contradictory("opposite points")
+    for network in (gflow.Diagonal((jnp.ones(12), jnp.zeros(12))), gflow.Diagonal((jnp.ones(12),))):
+        with pytest.raises(predict.NotSeparable) as caught:
+            predict.limit(network, labelled(A))
+        assert contradicts(A, caught.value.multipliers)
+
+
 @pytest.mark.parametrize("start", ["proposed", "none"])
 def test_contradictions_are_found_from_any_start(start, monkeypatch):
     if start == "none":
@@ -155,6 +163,9 @@ def test_refinement_and_elimination_agree_beyond_float64():
     x, D = digits.eliminate(digits.integers(B), b)
     exact = (x << digits.integers(B).shift) // D
     assert max(abs(a - e) for a, e in zip(found, exact, strict=True)) < max(map(abs, exact)) >> 190
+    large = rng.normal(size=(90, 90))  # more than are eliminated
+    found = digits.floats(digits.solve(digits.integers(large), digits.fixed(np.ones(90))))
+    np.testing.assert_allclose(large @ found, 1, atol=1e-10)
 
 
 def test_what_float64_takes_for_singular_is_eliminated():
@@ -301,6 +312,7 @@ def test_every_solution_of_the_equations_is_listed():
 def test_what_the_sampling_finds_is_among_the_enumerated():
     A = np.random.default_rng(1).normal(size=(3, 6)) * np.array([1.0, 1e3, 1e-3])[:, None]
     points = predict.stationary_points(deep(6), labelled(A))
+    assert points[0].hypotheses[-1].holds
     assert all(p.residual <= 1e-8 for p in points)
     norms = [np.sum(np.abs(p.coefficients) ** (2 / 3)) for p in points]
     assert norms == sorted(norms)

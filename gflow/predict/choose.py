@@ -12,6 +12,7 @@ from .fully_connected import fully_connected_limit
 from .linear_model import linear_direction, linear_limit
 from .margins import UNIQUE
 from .orthogonal import orthogonal_limit
+from .pivots import NotSeparable
 from .powers import power_limit
 from .prediction import Prediction, Refusal, require_served
 from .two_layers import two_layer_direction, two_layer_limit
@@ -85,8 +86,9 @@ def limit(network: Network, problem: Problem) -> Prediction:
 
     `network` is the initialisation, scale included. **Raises** `gflow.predict.Refusal`, a ValueError, where no theorem
     applies, with the hypotheses that fail and the numbers found: where the network is not a linear tensor network,
-    where the loss is not one that the theorems are about, where the data are not separable or X has not full row rank;
-    and a plain ValueError for anything but a network and a problem, as `gflow.limit` does.
+    where the loss is not one that the theorems are about, where the data are not separable (`NotSeparable`, with the
+    proof) or X has not full row rank, and where the limit is one of several that the theorem does not tell apart; and a
+    plain ValueError for anything but a network and a problem, as `gflow.limit` does.
 
     ```python
     expected = gflow.predict.limit(gflow.scale(network, 0.01), problem)
@@ -101,6 +103,8 @@ def limit(network: Network, problem: Problem) -> Prediction:
             continue
         try:
             found = theorem.predict(network, problem)
+        except NotSeparable:
+            raise  # which no other theorem changes, and whose proof is worth having
         except Refusal as refusal:
             refusals.append(str(refusal))
             continue

@@ -322,6 +322,16 @@ def test_what_the_sampling_finds_is_among_the_enumerated():
         assert min(np.linalg.norm(z - p.coefficients) for p in points) <= 1e-5 * np.linalg.norm(z)
 
 
+def test_narrow_patterns_of_signs_are_decided_too():
+    """Some of the points have coordinates that differ by 1e8 and more."""
+    rng = np.random.default_rng(1)
+    A = rng.normal(size=(3, 8)) * rng.choice([-1.0, 1.0], 3)[:, None]
+    points = predict.stationary_points(deep(8), labelled(A))
+    assert points[0].hypotheses[-1].holds
+    sizes = [np.abs(p.coefficients[p.coefficients != 0]) for p in points]
+    assert max(size.max() / size.min() for size in sizes) > 1e8
+
+
 def test_beyond_twelve_modes_points_are_sampled_and_it_says_so():
     for d, how in ((12, "enumerated"), (13, "sampled")):
         A = np.where(np.arange(d) < 3, 1.0, 0.0)[None]  # few supports, so that it is quick

@@ -68,7 +68,7 @@ def stationary_points(
     """Stationary points of Theorem 2's problem for L ≥ 3, sorted by their quasi-norm, without repetitions.
 
     For real networks of at most 12 modes all supports, signs and sets of rows are enumerated, as long as these are at
-    most 1e6 (up to three points in 12 dimensions, seven in six). Then the hypothesis that the list is complete holds,
+    most 1e6 (up to four points in 12 dimensions, ten in six). Then the hypothesis that the list is complete holds,
     or says how many cases stayed open. Elsewhere points are sampled, by iteratively reweighted ℓ1 from `starts` random
     weights (Σ_j |ρ_j| |ρ_j^{old}|^{2/L−1} at unit margin, by cvxpy, under which the quasi-norm falls at every step),
     and that hypothesis fails. Nothing says which of the points a flow reaches: compare them with its end.
@@ -102,7 +102,8 @@ def stationary_points(
     if not kept:
         raise RuntimeError("No stationary point was found, though there is one. Rescale the columns of X.")
     unsolved += len(points) - len(kept)
-    complete = Hypothesis(COMPLETE, unsolved == 0, 0.0 - unsolved, "so many cases were not decided")
+    why = "so many cases were not decided" if how == "enumerated" else "it was sampled"
+    complete = Hypothesis(COMPLETE, unsolved == 0, 0.0 - unsolved, why)
     kept.sort(key=lambda point: float(np.sum(np.abs(point[0]) ** (2 / L))))
     theorem = f"Theorem 2, L = {L}: a stationary point, {how}"
     hypotheses = (dominance(found), complete)
@@ -138,7 +139,8 @@ def _enumerated(A: Float[np.ndarray, "n m"], L: int) -> tuple[list[Modal], int]:
                 batch = _batch(rows[chosen], cells, s)
                 if not len(batch.mu):
                     continue
-                rho, unsolved = _critical(batch, b[chosen], L)
+                with np.errstate(all="ignore"):  # what over- or underflows does not arrive
+                    rho, unsolved = _critical(batch, b[chosen], L)
                 unresolved += unsolved
                 points = np.zeros((len(rho), m))
                 np.put_along_axis(points, batch.J, rho, axis=1)
@@ -231,7 +233,7 @@ def _critical(batch: _Batch, b: Float[np.ndarray, " k"], L: int) -> tuple[Float[
         terms = np.einsum("cks,cs->ck", np.abs(signed[at]), u ** (-q - 1)) + b
         gradient = b - outputs
         H = np.einsum("cks,cs,cls->ckl", signed[at], (q + 1) * u ** (-q - 2), signed[at])
-        step = -np.linalg.solve(H, gradient[..., None])[..., 0]
+        step = -_solve(H, gradient)
         falling = np.minimum(np.einsum("ck,ck->c", gradient, step), 0.0)
         change = u_of(step, at) / u
         length = np.minimum(1.0, 0.9 / np.maximum(-change.min(axis=1), 0.9))
@@ -244,11 +246,18 @@ def _critical(batch: _Batch, b: Float[np.ndarray, " k"], L: int) -> tuple[Float[
         mu[at] += length[:, None] * step
         small = (np.abs(change).max(axis=1) <= 1e-8) & (np.abs(gradient) <= 1e-12 * terms).all(axis=1)
         arrived[at] = small
-        going = at[~small & (mu[at] @ b > 0)]
+        going = at[~small & ~(mu[at] @ b <= 0)]  # with NaN, which stay open
         if not going.size:
             break
     rho = batch.sign * u_of(mu, np.arange(len(mu))) ** (-q - 1)
     return np.where((arrived & (mu > 0).all(axis=1))[:, None], rho, np.nan), len(going)
+
+
+def _solve(H: Float[np.ndarray, "c k k"], g: Float[np.ndarray, "c k"]) -> Float[np.ndarray, "c k"]:
+    """H⁻¹g with H's diagonal in units of 1, and so much added to it that round-off leaves no H singular."""
+    D = np.sqrt(np.einsum("ckk->ck", H))
+    unit = H / (D[:, :, None] * D[:, None, :]) + 1e-15 * np.eye(H.shape[-1])
+    return np.linalg.solve(unit, (g / D)[..., None])[..., 0] / D
 
 
 _NEWTON_STEPS = 200

@@ -64,8 +64,8 @@ def test_a_wrong_point_has_a_large_residual(regression):
     X, y = np.asarray(regression.X), np.asarray(regression.y)
     rho = np.linalg.pinv(X) @ y  # optimal for ℓ2, far from it for ℓ1
     mu = np.linalg.solve(X @ X.T, y)
-    assert certified(X, y, rho, mu, 2, margins=False)[1] <= 1e-12
-    assert certified(X, y, rho, mu, 1, margins=False)[1] >= 0.1
+    assert certified(X, y, rho, mu, 2, margins=False)[2] <= 1e-12
+    assert certified(X, y, rho, mu, 1, margins=False)[2] >= 0.1
 
 
 def test_minimum_norms_of_the_paper(one_point, two_points):

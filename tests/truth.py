@@ -1,5 +1,7 @@
 """What the tests and benchmarks hold gflow against: independent routes to the same numbers."""
 
+from fractions import Fraction
+
 import jax
 import jax.numpy as jnp
 import mpmath as mp
@@ -77,3 +79,70 @@ def exact_time(x, L):
     gudermann = mp.atan(mp.sinh(x))
     sech = 1 / mp.cosh(x)
     return {2: x, 3: gudermann, 4: mp.tanh(x), 5: (sech * mp.tanh(x) + gudermann) / 2}[L]
+
+
+def solved(M, r):
+    """The x with Mx = r in fractions, free unknowns zero; None where there is none."""
+    n, m = len(M), len(M[0]) if M else 0
+    rows = [[*row, right] for row, right in zip(M, r, strict=True)]
+    pivots, top = [], 0
+    for j in range(m):
+        found = next((i for i in range(top, n) if rows[i][j] != 0), None)
+        if found is None:
+            continue
+        rows[top], rows[found] = rows[found], rows[top]
+        for i in range(n):
+            if i != top and rows[i][j] != 0:
+                factor = rows[i][j] / rows[top][j]
+                rows[i] = [a - factor * b if b else a for a, b in zip(rows[i], rows[top], strict=True)]
+        pivots.append(j)
+        top += 1
+    if any(rows[i][m] != 0 for i in range(top, n)):
+        return None
+    x = [Fraction(0)] * m
+    for i, j in enumerate(pivots):
+        x[j] = rows[i][m] / rows[i][j]
+    return x
+
+
+def fractions(A):
+    return [[Fraction(float(a)) for a in row] for row in A]
+
+
+def dot(a, b):
+    return sum((x * y for x, y in zip(a, b, strict=True) if x and y), Fraction(0))
+
+
+def exact_margin(A, beta, p):
+    """The β of least ℓp norm with Aβ ≥ 1 in fractions, on the support and the tight rows of the `beta` given; None
+    where its signs do not prove it optimal. The rows of A are y_i x_i."""
+    E, size = fractions(A), np.abs(A) @ np.abs(beta) + 1
+    tight = np.flatnonzero(np.abs(A @ beta - 1) <= len(beta) * np.finfo(float).eps * size).tolist()
+    one = [Fraction(1)] * len(tight)
+    if p == 2:
+        gram = [[dot(E[i], E[k]) for k in tight] for i in tight]
+        mu = solved(gram, one)
+        exact = None if mu is None else [dot(mu, [E[i][j] for i in tight]) for j in range(len(beta))]
+    else:
+        J = np.flatnonzero(beta).tolist()
+        mu = solved([[E[i][j] for i in tight] for j in J], [Fraction(int(np.sign(beta[j]))) for j in J])
+        inside = solved([[E[i][j] for j in J] for i in tight], one)
+        exact = None if inside is None else [Fraction(0)] * len(beta)
+        for j, value in zip(J, inside or [], strict=False):
+            exact[j] = value
+        if mu and any(abs(dot(mu, [E[i][j] for i in tight])) > 1 for j in range(len(beta))):
+            return None
+    if mu is None or exact is None or min(mu) < 0 or any(dot(row, exact) < 1 for row in E):
+        return None
+    return exact
+
+
+def contradicts(A, mu):
+    """Whether a positive combination of the rows of A in the support of μ is zero, in fractions."""
+    support = np.flatnonzero(mu).tolist()
+    E = fractions(A[support])
+    *others, last = E
+    if not others:
+        return not any(last)
+    c = solved([[row[j] for row in others] for j in range(A.shape[1])], [-a for a in last])
+    return c is not None and min(c) >= 0

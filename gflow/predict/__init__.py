@@ -23,5 +23,7 @@ from .powers import power_limit as power_limit
 from .linear_model import linear_limit as linear_limit
 from .linear_model import linear_direction as linear_direction
 from .norms import minimum_norm as minimum_norm
-from .norms import maximum_margin as maximum_margin
+from .margins import maximum_margin as maximum_margin
+from .pivots import NotSeparable as NotSeparable
+from .pivots import Undecided as Undecided
 from .norms import dft as dft

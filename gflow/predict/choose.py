@@ -10,7 +10,9 @@ from ..problems import Problem, Regression
 from .directions import fully_connected_direction, orthogonal_direction
 from .fully_connected import fully_connected_limit
 from .linear_model import linear_direction, linear_limit
+from .margins import UNIQUE
 from .orthogonal import orthogonal_limit
+from .pivots import NotSeparable
 from .powers import power_limit
 from .prediction import Prediction, Refusal, require_served
 from .two_layers import two_layer_direction, two_layer_limit
@@ -84,8 +86,9 @@ def limit(network: Network, problem: Problem) -> Prediction:
 
     `network` is the initialisation, scale included. **Raises** `gflow.predict.Refusal`, a ValueError, where no theorem
     applies, with the hypotheses that fail and the numbers found: where the network is not a linear tensor network,
-    where the loss is not one that the theorems are about, where the data are not separable or X has not full row rank;
-    and a plain ValueError for anything but a network and a problem, as `gflow.limit` does.
+    where the loss is not one that the theorems are about, where the data are not separable (`NotSeparable`, with the
+    proof) or X has not full row rank, and where the limit is one of several that the theorem does not tell apart; and a
+    plain ValueError for anything but a network and a problem, as `gflow.limit` does.
 
     ```python
     expected = gflow.predict.limit(gflow.scale(network, 0.01), problem)
@@ -100,15 +103,19 @@ def limit(network: Network, problem: Problem) -> Prediction:
             continue
         try:
             found = theorem.predict(network, problem)
+        except NotSeparable:
+            raise  # which no other theorem changes, and whose proof is worth having
         except Refusal as refusal:
             refusals.append(str(refusal))
             continue
-        failing = [str(h) for h in found.hypotheses if not h.holds]
+        failing = [h for h in found.hypotheses if not h.holds]
         if not failing or theorem.exact_without_hypotheses:
             return found
+        remark = "If the loss converges to zero all the same, the theorem holds (Remark 1): then"
+        remark = "The limit is one of them; for one" if any(h.statement == UNIQUE for h in failing) else remark
         refusals.append(
-            f"{found.theorem}: {'; '.join(failing)}. If the loss converges to zero all the same, the theorem holds "
-            f"(Remark 1): then ask gflow.predict.{theorem.predict.__name__} itself."
+            f"{found.theorem}: {'; '.join(map(str, failing))}. {remark} ask gflow.predict.{theorem.predict.__name__} "
+            "itself."
         )
     raise Refusal("No theorem predicts this limit.\n" + "\n".join(f"- {refusal}" for refusal in refusals))
 

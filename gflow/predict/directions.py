@@ -3,12 +3,14 @@
 import dataclasses
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from ..networks import LinearNetwork, Modes, Network
 from ..problems import Classification
 from .fully_connected import balance_hypotheses
+from .margins import margin, maximum_margin
 from .names import theorem_2
-from .norms import maximum_margin
+from .norms import data
 from .prediction import Hypothesis, Prediction, Refusal, require_served, require_true_modes
 
 
@@ -20,8 +22,13 @@ def orthogonal_direction(network: Network, problem: Classification) -> Predictio
     mode, |η_1|² − |η_2|² ≥ λ > 0. It needs that only to show that the loss converges to zero, and holds
     without where it does (Remark 1): `hypotheses` says which.
 
+    Where modes have equal inputs, z_j = ± z_k for all data, they stay tied and the start decides, as in Theorem 3's
+    ties: their ρ share the sum like (η_1 ± η_2)², ± = sign ρ_j. Where the maximum is attained by several directions for
+    another reason, the theorem leaves the limit open, and a hypothesis fails with the distance between them.
+
     **Raises** ValueError if the network has no orthogonal decomposition or not two layers: for more, the
-    limit is some stationary point of a quasi-norm, see `stationary_points` and `stationarity`.
+    limit is some stationary point of a quasi-norm, see `stationary_points` and `stationarity`. NotSeparable and
+    Undecided as `maximum_margin`.
 
     ```python
     gflow.predict.orthogonal_direction(gflow.Diagonal((v_1, v_2)), problem).coefficients
@@ -36,8 +43,47 @@ def orthogonal_direction(network: Network, problem: Classification) -> Predictio
             f"limit is a stationary point of the ℓ_{{2/{L}}} quasi-norm: test an end with gflow.predict.stationarity, "
             "or search with gflow.predict.stationary_points."
         )
-    margin = maximum_margin(problem, 1, np.asarray(found.matrix()))
-    return dataclasses.replace(margin, theorem=theorem_2(network), hypotheses=(dominance(found),))
+    hypotheses = (dominance(found),)
+    if not found.is_real:
+        best = maximum_margin(problem, 1, np.asarray(found.matrix()))
+        return dataclasses.replace(best, theorem=theorem_2(network), hypotheses=(*hypotheses, *best.hypotheses))
+    S, (a, b) = np.asarray(found.matrix(), np.float64), (np.asarray(e, np.float64) for e in found.eta)
+    Z = data(problem)[0] @ S.T
+    first, sign = _tied_modes(Z)
+    kept = np.unique(first)
+    best = margin(problem, 1, None if found.S is None and kept.size == len(S) else S[kept])
+    rho = np.zeros(len(S))
+    rho[kept] = best.rho
+    rho = _shared(sign * rho[first], first, a, b)
+    return Prediction(S.T @ rho, theorem_2(network), True, best.residual, best.gap, (*hypotheses, best.unique))
+
+
+def _tied_modes(Z: Float[np.ndarray, "n m"]) -> tuple[Int[np.ndarray, " m"], Float[np.ndarray, " m"]]:
+    """For every mode the first one with the same inputs up to a sign, and that sign."""
+    first, sign = np.arange(Z.shape[1]), np.ones(Z.shape[1])
+    for j in range(Z.shape[1]):
+        for s in (1.0, -1.0):
+            same = np.abs(Z - s * Z[:, [j]]).max(axis=0) <= _ROUND_OFF * np.abs(Z[:, j]).max()
+            new = same & (first == np.arange(first.size)) & (first > j)
+            first[new], sign[new] = j, s
+    return first, sign
+
+
+_ROUND_OFF = 1e-14  # relative, of X Sᵀ
+
+
+def _shared(rho: Float[np.ndarray, " m"], first: np.ndarray, a: np.ndarray, b: np.ndarray) -> Float[np.ndarray, " m"]:
+    """ρ whose tied modes, each given the sum of their sizes, share it like (η_1 ± η_2)²."""
+    alone = np.bincount(first)[first] == 1
+    growing = np.where(alone, 1.0, (a + np.sign(rho) * b) ** 2)
+    total = np.bincount(first, growing)[first]
+    dead = (rho != 0) & (total == 0)
+    if dead.any():
+        raise Refusal(
+            f"the start keeps the modes {np.flatnonzero(dead).tolist()} from growing, which the maximum margin needs: "
+            "their layers are equal or opposite. Change the initial directions."
+        )
+    return np.where(rho != 0, rho * growing / np.where(total > 0, total, 1.0), 0.0)
 
 
 def require_modes(network: Network) -> Modes:

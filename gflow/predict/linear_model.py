@@ -8,7 +8,8 @@ from jaxtyping import Float
 
 from ..networks import LinearTensorNetwork
 from ..problems import Classification, Regression
-from .norms import data, maximum_margin, require_full_row_rank
+from .margins import maximum_margin
+from .norms import data, require_full_row_rank
 from .prediction import Prediction, Refusal, require_served
 
 

@@ -1,4 +1,4 @@
-"""Minimum-norm and maximum-margin programs, solved by cvxpy and certified by their duality gap.
+"""Minimum-norm programs, solved by cvxpy and certified by their duality gap; `margins` asks for margins of complex ρ.
 
 Both are min ‖ρ‖_p with β = Sᵀρ, p = 1 or 2, S real or complex (the identity where none is given):
 
@@ -13,7 +13,7 @@ import warnings
 import numpy as np
 from jaxtyping import Float, Inexact
 
-from ..problems import Classification, Problem, Regression
+from ..problems import Problem, Regression
 from .prediction import Prediction, Refusal
 
 # In order of accuracy; the next is tried where an answer is missing or its certificate is worse than this.
@@ -42,24 +42,8 @@ def minimum_norm(problem: Regression, p: int, S: Inexact[np.ndarray, "m d"] | No
     X, y = data(problem)
     require_full_row_rank(X)
     S = np.eye(X.shape[1]) if S is None else S
-    rho, residual, gap = _smallest(X @ S.T, y, p, S, margins=False)
+    rho, _, residual, gap = smallest(X @ S.T, y, p, S, margins=False)
     return Prediction(np.real(S.T @ rho), f"minimum ℓ{p} norm", False, residual, gap)
-
-
-def maximum_margin(problem: Classification, p: int, S: Inexact[np.ndarray, "m d"] | None = None) -> Prediction:
-    """The direction β = Sᵀρ of largest min_i y_i x_iᵀβ / ‖ρ‖_p; `p` is 1 or 2.
-
-    The coefficients returned have a smallest margin of 1. **Raises** ValueError if the data are not
-    linearly separable, RuntimeError if no solver's answer is certified.
-
-    ```python
-    gflow.predict.maximum_margin(problem, p=2).coefficients
-    ```
-    """
-    X, y = data(problem)
-    S = np.eye(X.shape[1]) if S is None else S
-    rho, residual, gap = _smallest(y[:, None] * (X @ S.T), np.ones_like(y), p, S, margins=True)
-    return Prediction(np.real(S.T @ rho), f"maximum ℓ{p} margin", True, residual, gap)
 
 
 def data(problem: Problem) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, " n"]]:
@@ -83,16 +67,16 @@ def require_full_row_rank(X: Float[np.ndarray, "n d"]) -> None:
         )
 
 
-def _smallest(
+def smallest(
     A: Inexact[np.ndarray, "n m"], b: Float[np.ndarray, " n"], p: int, S: Inexact[np.ndarray, "m d"], margins: bool
-) -> tuple[Inexact[np.ndarray, " m"], float, float]:
-    """ρ of smallest ‖ρ‖_p with Aρ = b, or Aρ ≥ b for margins; its KKT residual and relative duality gap."""
+) -> tuple[Inexact[np.ndarray, " m"], Float[np.ndarray, " n"], float, float]:
+    """ρ of smallest ‖ρ‖_p with Aρ = b, or Aρ ≥ b for margins; μ, the KKT residual and the relative duality gap."""
     import cvxpy as cp
 
     if p not in (1, 2):
         raise ValueError(f"p must be 1 or 2, where the program is convex and a theorem uses it; got {p}.")
     if not b.any():
-        return np.zeros(A.shape[1]), 0.0, 0.0
+        return np.zeros(A.shape[1]), np.zeros(len(b)), 0.0, 0.0
     unit_A, unit_b = np.abs(A).max(), np.abs(b).max()
     if np.iscomplexobj(S):
         rho = cp.Variable(A.shape[1], complex=True)
@@ -103,7 +87,7 @@ def _smallest(
     fit = outputs >= b / unit_b if margins else outputs == b / unit_b
     # ‖ρ‖² has the same minimiser as ‖ρ‖, which a solver finds to twice as many digits.
     program = cp.Problem(cp.Minimize(cp.norm1(rho) if p == 1 else cp.sum_squares(rho)), [fit, *real_coefficients])
-    best = (np.zeros(A.shape[1]), np.inf, np.inf)
+    best = (np.zeros(A.shape[1]), np.zeros(len(b)), np.inf, np.inf)
     tried = []
     for solver, options in SOLVERS:
         with warnings.catch_warnings():
@@ -113,19 +97,14 @@ def _smallest(
             except cp.SolverError as error:
                 tried.append(f"{solver}: {error}")
                 continue
-        if margins and program.status == cp.INFEASIBLE:
-            raise Refusal(
-                "The data are not linearly separable: no β has y_i x_iᵀβ > 0 for all i, so there is no maximum margin. "
-                "Check the labels, or remove the points that conflict."
-            )
         tried.append(f"{solver}: {program.status}")
         if rho.value is not None and fit.dual_value is not None:
             point = certified(A, b, rho.value * (unit_b / unit_A), fit.dual_value / unit_A, p, margins)
-            best = min(best, point, key=lambda candidate: candidate[1])
-        if best[1] <= ACCEPTED_RESIDUAL:
+            best = min(best, point, key=lambda candidate: candidate[2])
+        if best[2] <= ACCEPTED_RESIDUAL:
             return best
     raise RuntimeError(
-        f"No solver's answer could be certified: the best KKT residual is {best[1]:.1e}, accepted is "
+        f"No solver's answer could be certified: the best KKT residual is {best[2]:.1e}, accepted is "
         f"{ACCEPTED_RESIDUAL:.0e} ({'; '.join(tried)}). Rescale the data, or add a solver to "
         "gflow.predict.norms.SOLVERS."
     )
@@ -138,13 +117,13 @@ def certified(
     mu: Float[np.ndarray, " n"],
     p: int,
     margins: bool,
-) -> tuple[Inexact[np.ndarray, " m"], float, float]:
-    """A feasible point near ρ, its KKT residual and its relative duality gap, which bounds ‖ρ‖_p's excess.
+) -> tuple[Inexact[np.ndarray, " m"], Float[np.ndarray, " n"], float, float]:
+    """A feasible point near ρ, its μ, its KKT residual and its relative duality gap, which bounds ‖ρ‖_p's excess.
 
     ρ and μ are first moved to exact feasibility, so the gap is a bound whatever the solver said.
     """
     outputs = np.real(A @ rho)
-    rho = rho / outputs.min() if margins and outputs.min() > 0 else rho
+    rho = rho / (outputs / b).min() if margins and outputs.min() > 0 else rho
     rho = rho if margins else rho + np.linalg.pinv(A) @ (b - outputs)
     size, outputs = np.linalg.norm(rho, p), np.real(A @ rho)
     mu = np.maximum(mu, 0.0) if margins else np.sign(b @ mu) * mu
@@ -154,4 +133,4 @@ def certified(
     not_stationary = np.linalg.norm(u * np.abs(rho) - rho, 1) if p == 1 else np.linalg.norm(u * size - rho)
     not_complementary = abs(mu @ (outputs - b))
     gap = 1 - b @ mu / size
-    return rho, float(max(infeasible, not_stationary / size, not_complementary / size)), float(gap)
+    return rho, mu, float(max(infeasible, not_stationary / size, not_complementary / size)), float(gap)

@@ -5,6 +5,7 @@ import numpy as np
 
 from ..networks import LinearTensorNetwork, with_weights
 from ..problems import Classification, Problem, Regression
+from .margins import apart
 from .prediction import Hypothesis, Prediction, Refusal, require_served
 
 
@@ -83,11 +84,12 @@ def two_layer_direction(network: LinearTensorNetwork, problem: Classification) -
         theorem="Theorem 3",
         is_direction=True,
         residual=float(max(errors) / s[top][0]),
-        hypotheses=(_dominance(s, a, b), reach),
+        hypotheses=(_dominance(s, a, b), reach, apart(_APART, float(1 - s[alive & ~top].max(initial=0.0) / s[top][0]))),
     )
 
 
-_TIE = 1e-9  # relative difference below which singular values count as equal
+_TIE = 1e-12  # relative difference below which singular values count as equal: hundreds of times their round-off
+_APART = "the largest singular value whose modes grow is larger than the others"
 
 
 def _singular_basis(network: LinearTensorNetwork, problem: Problem, theorem: str) -> tuple:

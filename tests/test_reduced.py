@@ -194,9 +194,9 @@ def test_dependent_rows_have_a_basis_and_the_same_limit(row):
 
 
 def test_a_small_row_is_fitted():
-    inputs = X.at[1].multiply(1e-2)
+    inputs = X.at[1].multiply(0.1)
     network = fully_connected((D, 20), 20, seed=1)
-    problem = gflow.Regression(inputs, Y.at[1].multiply(1e-2))
+    problem = gflow.Regression(inputs, Y.at[1].multiply(0.1))
     end = gflow.limit(network, problem)
     assert end.converged
     np.testing.assert_allclose(end.network(inputs) / problem.y, jnp.ones(N), rtol=1e-9)

@@ -157,7 +157,7 @@ def test_records_know_their_coefficients_under_any_leading_axes():
     paths = jax.vmap(lambda a: gflow.flow(gflow.scale(network, a), problem, save=gflow.Steps(8)))(scales[0])
     assert paths.coefficients.shape == (2, 8, 6)
     assert paths[1].directions.shape == (8, 6)
-    np.testing.assert_array_equal(paths.coefficients[:, -1], paths.end.coefficients)
+    np.testing.assert_allclose(paths.coefficients[:, -1], paths.end.coefficients, rtol=1e-14, atol=1e-15)
 
 
 def test_comparison_under_vmap():

@@ -181,6 +181,16 @@ def test_a_basis_holds_every_row_to_round_off_of_its_own_size(size):
     np.testing.assert_allclose(Q.T @ Q, jnp.eye(3), atol=1e-14)
 
 
+@pytest.mark.parametrize("size", [1.0, 1e-12, 1e-200])
+def test_a_basis_moves_with_rows_of_any_size(size):
+    rows = X.at[1].multiply(size)
+    change = jnp.cos(X).at[1].multiply(size)
+    Q, moved = jax.jvp(gflow.row_basis, (rows,), (change,))
+    outside = change - rows @ moved @ Q.T - change @ Q @ Q.T - rows @ Q @ moved.T  # of d(X − XQQᵀ) = 0
+    np.testing.assert_allclose(outside / jnp.max(jnp.abs(rows), axis=1, keepdims=True), 0.0, atol=1e-13)
+    np.testing.assert_allclose(moved.T @ Q + Q.T @ moved, 0.0, atol=1e-14)
+
+
 @pytest.mark.parametrize("row", [X[0], -2 * X[0], jnp.zeros(D)], ids=["repeated", "multiple", "zero"])
 def test_dependent_rows_have_a_basis_and_the_same_limit(row):
     inputs = jnp.stack([X[0], row, X[1]])

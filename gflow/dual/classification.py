@@ -27,12 +27,16 @@ from jaxtyping import Array, Bool, Float, Int, Scalar
 from ..flows import implicit
 from ..flows.engine import Integration, integrate
 from ..flows.rows import AtTaus
+from ..flows.stopping import STUCK
 from ..measures import angle, kkt_residual, remaining_angle, singular_vector_residual
 from ..networks import LinearTensorNetwork, Network, with_weights
 from ..problems import Classification
 from ..records import Certificate, Path, Route, Solution, Status, first_of
+from . import cone
 from .coordinates import Coordinates
 from .decoupled import Decoupled, lift
+from .digits import exponent_of
+from .order import after
 
 NetworkT = TypeVar("NetworkT", bound=Network)
 _LN10 = math.log(10.0)
@@ -41,10 +45,12 @@ _LN10 = math.log(10.0)
 class _Directions(NamedTuple):
     """The flow of the angles at the losses asked for, with the cap extrapolated away. NaN where it was not reached.
 
-    `multipliers` are q/Σq; `errors` the angles by which extrapolating the cap turned β.
+    `multipliers` are q/Σq; `errors` the angles by which extrapolating the cap turned β. The flow of inputs X from Θ is
+    that of X/c from c^{1/L} Θ: `log_unit` is log c^{1/L}, the unit in which these `coordinates` give the weights.
     """
 
     coordinates: Coordinates
+    log_unit: Scalar
     angles: Float[Array, "T m"]
     multipliers: Float[Array, "T n"]
     errors: Float[Array, " T"]
@@ -63,8 +69,10 @@ def _directions(
     max_steps: int,
 ) -> _Directions:
     """Rows at log₁₀(−log L) = `decades`; `rtol` is the absolute tolerance on angles, hence relative on every ρ_j."""
-    coordinates = Coordinates.of(found.eta, log_alpha)
-    A = problem.y[:, None] * found.Z
+    c = exponent_of(jnp.max(jnp.abs(found.Z)))
+    log_unit = c * math.log(2) / len(found.eta)
+    coordinates = Coordinates.of(found.eta, log_alpha + log_unit)
+    A = problem.y[:, None] * jnp.ldexp(found.Z, -c)
 
     def run(cap: Scalar) -> _Run:
         return _run(_CappedFlow(coordinates, A, problem, cap), decades, rtol, max_steps)
@@ -84,8 +92,12 @@ def _directions(
         return found.modes.coefficients(coordinates.unit_rho(x)[0])
 
     status = Status.where(coarse.status == Status.converged, fine.status, coarse.status)
+    # A flow that has not arrived may have nowhere to go, or may only be slow.
+    hopeless = (status != Status.converged) & cone.is_balanced(after((coarse.steps + fine.steps).astype(A.dtype), A))
+    status = Status.where(hopeless, Status.no_descent, status)
     return _Directions(
         coordinates=coordinates,
+        log_unit=log_unit,
         angles=angles,
         multipliers=shares / jnp.sum(shares, axis=-1, keepdims=True),
         errors=angle(jax.vmap(beta)(angles), jax.vmap(beta)(fine.angles)),
@@ -111,6 +123,7 @@ def flow(
 
     def read(x: Float[Array, " m"]) -> tuple[NetworkT, Scalar]:
         eta, log_unit = rows.coordinates.unit_eta(x)
+        log_unit = log_unit - rows.log_unit
         lifted = lift(network, eta, log_alpha, log_unit)
         size = jnp.sqrt(sum(jnp.sum(v**2) for v in lifted.weights))
         return with_weights(lifted, tuple(v / size for v in lifted.weights)), log_unit + jnp.log(size)
@@ -166,7 +179,7 @@ def direction(
     """The direction at `log_loss`, with a bound on the angle left to its limit."""
     decades = jnp.log10(-log_loss) * jnp.array(READINGS, found.Z.dtype)
     rows = _directions(problem, found, decades, log_alpha, cap, rtol, max_steps)
-    end = lift(network, rows.coordinates.eta(rows.angles[-1]), log_alpha)
+    end = lift(network, rows.coordinates.eta(rows.angles[-1]) * jnp.exp(-rows.log_unit), log_alpha)
     final = problem.log_loss(end(problem.X))
     rho, _ = jax.vmap(rows.coordinates.unit_rho)(rows.angles)
     directions = jax.vmap(found.modes.coefficients)(rho)
@@ -240,9 +253,10 @@ class _CappedFlow(eqx.Module):
         return jnp.exp(jnp.minimum(log_shrink, 100.0)) * -self._log_loss(margins) - 1.0
 
     def is_stuck(self, state: Array) -> Bool[Array, ""]:
-        """Whether Aᵀq all but vanishes. Its norm bounds the maximum margin, so the data are not separable."""
-        row_norms = jnp.linalg.norm(self.A, axis=1)
-        return jnp.linalg.norm(self.A.T @ self.multipliers(state)) < 1e-9 * jnp.max(row_norms)
+        """Whether Aᵀq all but vanishes. With rows of unit size its norm bounds the maximum margin, so that to this many
+        digits the data are not separable."""
+        q = self.multipliers(state)
+        return jnp.linalg.norm(self.A.T @ q) < STUCK * jnp.sum(q * jnp.linalg.norm(self.A, axis=1))
 
     def multipliers(self, state: Array) -> Float[Array, " n"]:
         q = -jax.grad(self._log_loss)(self.capped_margins(state)[0])
@@ -368,16 +382,15 @@ def _run(flow: _CappedFlow, decades: Float[Array, " T"], tolerance: Scalar, max_
     out_of_steps = (first.result == diffrax.RESULTS.max_steps_reached) | (
         second.result == diffrax.RESULTS.max_steps_reached
     )
-    # The first phase ends well only where the loss is small: at its end in vain, or stuck.
-    ended = (first.result == diffrax.RESULTS.successful) | (first.result == diffrax.RESULTS.event_occurred)
-    hopeless = ended & ~small_from_the_start & ~(flow.loss_is_small(state) > -1e-3)
+    # The first phase ends well only where the loss is small.
+    in_vain = (first.result == diffrax.RESULTS.successful) & ~(flow.loss_is_small(state) > -1e-3)
     return _Run(
         angles=angles,
         multipliers=multipliers,
         status=first_of(
             (jnp.all(jnp.isfinite(angles[-1])), Status.converged),
-            (flow.is_stuck(state) | hopeless, Status.no_descent),
-            (out_of_steps, Status.step_limit),
+            (flow.is_stuck(state), Status.no_descent),
+            (out_of_steps | in_vain, Status.step_limit),
             otherwise=Status.not_finite,
         ),
         steps=first.steps + second.steps,

@@ -160,19 +160,23 @@ def turning_rate(weights: Weights, network: Network, problem: Problem, at_rest: 
     return jnp.where(log_loss < 0, -log_loss * tangential / (slope**2 * size), jnp.inf)
 
 
+STUCK = 1e-9  # of a sum, relative to its terms: zero to the digits that a flow at rest shows
+
+
 def is_stationary(weights: Weights, network: Network, problem: Any) -> Bool[Array, ""]:
     """Whether the flow of a classification cannot make its loss fall, although it does not classify every point.
 
     That is where the gradients of the data points cancel in ∇L to nine digits, or all vanish. A function xᵀβ also
-    cannot where Σ q_i y_i x_i vanishes to nine digits of the longest x_i, with q_i the points' shares in ∇L: its norm
-    bounds the margin of every unit β (Gordan), so the data are not separable. A plateau meets neither.
+    cannot where Σ q_i y_i x_i vanishes to nine digits of Σ q_i ‖x_i‖, with q_i the points' shares in ∇L: over the
+    latter its norm bounds the margin of every unit β for inputs of unit length (Gordan), so to that many digits the
+    data are not separable. A plateau meets neither.
     """
     outputs, pull_back = jax.vjp(lambda v: with_weights(network, v)(problem.X), weights)
     log_loss, shares = jax.value_and_grad(problem.log_loss)(outputs)
     each = jax.vmap(lambda one: norm(pull_back(one)[0]))(jnp.diag(shares))
-    stationary = norm(pull_back(shares)[0]) <= 1e-9 * jnp.sum(each)
+    stationary = norm(pull_back(shares)[0]) <= STUCK * jnp.sum(each)
     if isinstance(network, LinearNetwork):
-        longest = jnp.max(jnp.linalg.norm(problem.X, axis=1))
-        stationary |= jnp.linalg.norm(shares @ problem.X) <= 1e-9 * longest * jnp.sum(jnp.abs(shares))
+        terms = jnp.abs(shares) @ jnp.linalg.norm(problem.X, axis=1)
+        stationary |= jnp.linalg.norm(shares @ problem.X) <= STUCK * terms
     # A loss below that of a single margin of zero classifies every point, and falls for ever.
     return stationary & (log_loss > problem.loss(jnp.zeros_like(log_loss)) - 1e-9)

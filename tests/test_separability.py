@@ -1,0 +1,46 @@
+"""Which classifications are called hopeless, and that directions do not feel the unit of the inputs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gflow
+from gflow.dual.cone import is_balanced
+
+
+@pytest.mark.parametrize(("n", "d"), [(4, 8), (6, 3), (12, 5)])
+def test_balance_agrees_with_exact_margins(n, d):
+    rng = np.random.default_rng(n)
+    A = rng.normal(size=(30, n, d))
+    A[:10, 1] = -2 * A[:10, 0]
+    A[10:20, 1] = -A[10:20, 0] + 1e-8 * rng.normal(size=(10, d))
+    A[20:] *= 10 ** rng.uniform(-6, 6, size=(10, n, 1))
+    found = jax.jit(jax.vmap(is_balanced))(jnp.asarray(A))
+    for rows, balanced in zip(A, found, strict=True):
+        try:
+            gflow.predict.maximum_margin(gflow.Classification(jnp.asarray(rows), jnp.ones(n)), 2)
+        except gflow.predict.NotSeparable:
+            assert balanced
+        else:
+            assert not balanced
+
+
+@pytest.mark.parametrize(("gap", "hopeless"), [(0.0, True), (1e-8, False)])
+def test_only_data_that_are_not_separable_are_called_so(gap, hopeless):
+    X = jnp.array([[1.0, gap, 0.3], [-1.0, gap, -0.3]])
+    end = gflow.limit(gflow.Diagonal((jnp.ones(3), 0.5 * jnp.ones(3))), gflow.Classification(X, jnp.ones(2)))
+    assert (end.status == gflow.Status.no_descent) == hopeless
+
+
+@pytest.mark.parametrize("c", [2.0**-60, 2.0**60])
+def test_inputs_in_another_unit_have_the_same_direction(c):
+    """f(cx; Θ) = f(x; c^{1/L} Θ), whose flow is the same in another time."""
+    X, y = jnp.array([[1.0, 0.4, 0.2], [-0.3, 1.0, 0.5]]), jnp.array([1.0, -1.0])
+    network = gflow.Diagonal((jnp.array([1.0, 0.5, 0.7]), jnp.array([0.3, 0.2, 0.1])))
+    end = gflow.limit(network, gflow.Classification(X, y))
+    other = gflow.limit(network, gflow.Classification(c * X, y), log_alpha=-jnp.log(c) / 2)
+    assert end.converged
+    assert other.converged
+    assert gflow.measures.angle(end.coefficients, other.coefficients) <= 1e-12
+    np.testing.assert_allclose(other.network.weights[0] * c**0.5, end.network.weights[0], rtol=1e-9)

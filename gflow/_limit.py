@@ -14,11 +14,19 @@ from ._checks import require_precision, to_scalar
 from .dual import classification as dual_classification
 from .dual import regression as dual_regression
 from .flows.clocks import ArcLengthClock, TimeClock
+from .flows.polish import can_polish, is_approached, polished
 from .flows.smaller import Followed, on_smaller
 from .flows.stopping import AtLogLosses, Fitted, LogLoss, discrepancy_size
 from .flows.tail import minimum_norm_correction
 from .flows.weights import follow, solution
-from .measures import distance, kkt_residual, multipliers, remaining_angle, singular_vector_residual
+from .measures import (
+    distance,
+    homogeneous_kkt_residual,
+    kkt_residual,
+    multipliers,
+    remaining_angle,
+    singular_vector_residual,
+)
 from .methods import Auto, Dual, Method, Weights
 from .networks import LinearNetwork, LinearTensorNetwork, Network, with_weights
 from .problems import Classification, Problem, require_fit
@@ -230,16 +238,54 @@ def _direction_of_weights(followed: Followed, options: tuple[Scalar, Weights]) -
         adjoint=method.adjoint,
     )
     given: Any = followed.given
-    end = followed.whole_end(solution(clock, until, run), until)
+    reached = solution(clock, until, run)
+    end = followed.whole_end(reached, until)
 
     def beta(state: Any) -> Array:
         return followed.coefficients(with_weights(network, clock.weights(state)))
 
-    error, found = remaining_angle(jax.vmap(beta)(run.rows.states)), {}
-    if (residual := _kkt_residual(end.network, given)) is not None:
+    betas = jax.vmap(beta)(run.rows.states)
+    turned = _with_evidence(end, given, remaining_angle(betas), tolerance, multipliers(end.network, given))
+    if not can_polish(network, problem):
+        return turned
+    found = polished(reached.network, problem, clock.shares(run.state))
+    there = _whole_direction(followed, found.network, end)
+    between = jnp.asarray(farthest, dtype) ** (dual_classification.READINGS[2] - dual_classification.READINGS[1])
+    proved = end.converged & found.is_minimum & is_approached(betas, there.coefficients, between, found.rate)
+    proved &= homogeneous_kkt_residual(there.network, given, found.shares) <= _STATIONARY
+    if _kkt_residual(end.network, given, found.shares) is None:  # then nothing but turns, and a plateau hardly turns
+        turned = _with_evidence(
+            end, given, jnp.full_like(found.error, jnp.inf), tolerance, multipliers(end.network, given)
+        )
+    there = _with_evidence(there, given, found.error, tolerance, found.shares)
+    return jax.tree.map(lambda v, w: jnp.where(proved, v, w), there, turned)
+
+
+_STATIONARY = 1e-10  # KKT residual of the direction that is returned, whose terms are of size 1
+
+
+def _whole_direction(followed: Followed, small: Any, end: Solution) -> Solution:
+    """The direction of `small` as an end at the log-loss of `end`. Of weights at rest nothing is left in the limit."""
+    given: Any = followed.given
+    far = 1e25  # beside which no start that float64 integrates is seen, and whose products it holds to ten layers
+    network = followed.lift(with_weights(small, tuple(far * v for v in small.weights)))
+    network = with_weights(network, tuple(v / far for v in network.weights))
+    margin = jnp.min(given.margins(network(given.X)))
+    size = ((jnp.log(given.y.size) - end.log_loss) / jnp.where(margin > 0, margin, 1.0)) ** (1 / small.degree)
+    network = with_weights(network, tuple(size * v for v in network.weights))
+    return dataclasses.replace(end, network=network, log_loss=given.log_loss(network(given.X)))
+
+
+def _with_evidence(end: Solution, given: Any, error: Scalar, tolerance: Scalar, shares: Array) -> Solution:
+    """The end with its certificate, for the data points' shares in the gradient, and an error no less than that of the
+    theorem's problem."""
+    found, residual = {}, _kkt_residual(end.network, given, shares)
+    if residual is not None:
         error, found["kkt_residual"] = jnp.maximum(error, residual), residual
+    elif end.network.degree is not None:
+        found["kkt_residual"] = homogeneous_kkt_residual(end.network, given, shares)
     if isinstance(end.network, LinearTensorNetwork):
-        found["singular_vector_residual"] = singular_vector_residual(end.network, given)
+        found["singular_vector_residual"] = singular_vector_residual(end.network, given, shares)
     return dataclasses.replace(
         end,
         status=Status.where(end.converged & ~(error <= tolerance), Status.not_certified, end.status),
@@ -248,7 +294,7 @@ def _direction_of_weights(followed: Followed, options: tuple[Scalar, Weights]) -
     )
 
 
-def _kkt_residual(network: LinearNetwork, problem: Classification) -> Scalar | None:
+def _kkt_residual(network: LinearNetwork, problem: Classification, shares: Array) -> Scalar | None:
     """That of Theorem 2's problem, or of Corollary 1's, which has the ℓ2 norm of β like a single layer; else None."""
     layers, modes = network.layers(), network.modes()
     if layers is not None and layers[-1].shape[1] == 1:
@@ -257,4 +303,4 @@ def _kkt_residual(network: LinearNetwork, problem: Classification) -> Scalar | N
         A, rho, depth = modes.inputs(problem.X), modes.rho(), len(modes.eta)
     else:
         return None
-    return kkt_residual(rho, multipliers(network, problem), problem.y[:, None] * A, depth)
+    return kkt_residual(rho, shares, problem.y[:, None] * A, depth)

@@ -13,8 +13,9 @@ from . import _ask
 from ._checks import require_precision, to_scalar
 from .dual import classification as dual_classification
 from .dual import regression as dual_regression
+from .flows.beyond import limit_direction
 from .flows.clocks import ArcLengthClock, TimeClock
-from .flows.polish import can_polish, is_approached, polished
+from .flows.polish import can_polish
 from .flows.smaller import Followed, on_smaller
 from .flows.stopping import AtLogLosses, Fitted, LogLoss, discrepancy_size
 from .flows.tail import minimum_norm_correction
@@ -248,10 +249,10 @@ def _direction_of_weights(followed: Followed, options: tuple[Scalar, Weights]) -
     turned = _with_evidence(end, given, remaining_angle(betas), tolerance, multipliers(end.network, given))
     if not can_polish(network, problem):
         return turned
-    found = polished(reached.network, problem, clock.shares(run.state))
+    before = with_weights(network, clock.weights(jax.tree.map(lambda v: v[1], run.rows.states)))
+    found, certain = limit_direction(before, reached.network, problem)
     there = _whole_direction(followed, found.network, end)
-    between = jnp.asarray(farthest, dtype) ** (dual_classification.READINGS[2] - dual_classification.READINGS[1])
-    proved = end.converged & found.is_minimum & is_approached(betas, there.coefficients, between, found.rate)
+    proved = end.converged & certain
     proved &= homogeneous_kkt_residual(there.network, given, found.shares) <= _STATIONARY
     if _kkt_residual(end.network, given, found.shares) is None:  # then nothing but turns, and a plateau hardly turns
         turned = _with_evidence(

@@ -183,10 +183,6 @@ class ArcLengthClock(Clock):
             logits=(rate * change + back - state.logits * unit_change) / unit,
         )
 
-    def shares(self, state: _Arc) -> Float[Array, " n"]:
-        """The data points' shares in −∇ log L, also where margins, which are as large as log L, no longer tell them."""
-        return jax.nn.softmax(state.logits * _logit_unit(log_loss_at(self.weights(state), self.network, self.problem)))
-
     def log_time(self, tau: Scalar, state: _Arc) -> Scalar:
         return log_time_at(state.w - log_loss_at(self.weights(state), self.network, self.problem))
 

@@ -21,7 +21,6 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Scalar
 
-from ..measures import angle
 from ..networks import LinearNetwork, with_weights
 from ..problems import Classification
 
@@ -31,8 +30,7 @@ _SOLVED = 1e-13  # of the equations, whose terms are of size 1: round-off in sum
 _ACCEPTED = 1e-11
 _FLAT = 1e-10  # eigenvalues that are zero: round-off, with room for condition
 _NEWTON_STEPS = 30  # twice what was seen; from within a thousandth it takes four
-_NEAR = 0.1  # radians, from where on angles are small enough for the linear rates to be theirs
-_RESOLVED = 1e-6  # radians: directions are integrated to six digits
+_TURNING = 1e-6  # radians that β may turn for a unit of Θ along symmetries, whose vectors are known to six digits
 
 
 class Polished(NamedTuple):
@@ -41,14 +39,12 @@ class Polished(NamedTuple):
     - `shares`: λ_i / Σλ, the data points' shares in −∇ log L at the limit.
     - `is_minimum`: whether the equations are solved, all multipliers are positive and all other margins larger, the
       second variation is not negative, and β is the only one nearby.
-    - `rate`: the exponent p of the slowest s^{−p} by which the flow approaches it.
     - `error`: of β, in radians: what residual and round-off become through the inverse of the equations.
     """
 
     network: Any
     shares: Float[Array, " n"]
     is_minimum: Bool[Array, ""]
-    rate: Scalar
     error: Scalar
 
 
@@ -95,7 +91,7 @@ def polished(network: LinearNetwork, problem: Classification, shares: Float[Arra
     Newton's method, with steps of least norm where solutions form a manifold. Where a solution is isolated up to
     symmetries, derivatives are those of the implicit function theorem.
     """
-    network, problem_here, shares = jax.tree.map(_constant, (network, problem, shares))
+    network, problem_here, shares = jax.tree.map(constant_of, (network, problem, shares))
     system, start = _system(network, problem_here, shares)
     z = jax.lax.while_loop(
         lambda at: (_size(at.residual) > _SOLVED) & (at.steps < _NEWTON_STEPS),
@@ -110,31 +106,23 @@ def polished(network: LinearNetwork, problem: Classification, shares: Float[Arra
     z = z - vectors @ (inverse * (vectors.T @ residual))
     theta, multipliers = jnp.split(z, [z.size - shares.size])
 
-    left, h = _size(system.residual(_constant(z))), _second_variation(system, _constant(z))
-    moving = _moving(system, _constant(theta), vectors)
+    left, h = _size(system.residual(constant_of(z))), _second_variation(system, constant_of(z))
+    moving = _moving(system, constant_of(theta), vectors)
     rounded = left + jnp.finfo(z.dtype).eps
     multipliers = multipliers / system.slopes
     positive = jnp.min(jnp.where(system.active, multipliers, 1.0)) > _SHARE
     others = jnp.min(jnp.where(system.active, jnp.inf, system.margins(theta))) > 1 + 1e-9
-    isolated = jnp.max(jnp.where(flat, moving, 0.0)) <= _RESOLVED
+    isolated = jnp.max(jnp.where(flat, moving, 0.0)) <= _TURNING
     return Polished(
         network=system.at(theta),
         shares=multipliers / jnp.sum(multipliers),
         is_minimum=(left <= _ACCEPTED) & positive & others & (jnp.min(h) >= -_FLAT) & isolated,
-        rate=jnp.min(jnp.where(h > _FLAT, h, 1.0)) / network.degree,
-        error=rounded * jnp.linalg.norm(inverse * moving),
+        error=rounded * jnp.linalg.norm(inverse * moving) + network.degree * jnp.finfo(z.dtype).eps,
     )
 
 
-def is_approached(betas: Float[Array, "3 d"], limit: Float[Array, " d"], step: Scalar, rate: Scalar) -> Bool[Array, ""]:
-    """Whether the angles of three directions to their limit fall as they should, s growing by a factor `step` from one
-    to the next: all the time, and in the end at half the `rate` or faster, down to the resolution of the path."""
-    first, second, last = angle(betas, limit)
-    falls = (second < first) | (second <= _RESOLVED)
-    return falls & (last <= _NEAR) & (last <= jnp.maximum(second * step ** (-rate / 2), _RESOLVED))
-
-
-def _constant(v: Any) -> Any:
+def constant_of(v: Any) -> Any:
+    """The leaf without derivatives."""
     return jax.lax.stop_gradient(v) if eqx.is_inexact_array(v) else v
 
 

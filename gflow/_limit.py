@@ -52,13 +52,22 @@ def limit(
     saddle, where the flow is slow but the loss is not small, is never taken for the end. `error` comes from two
     stopping points and from a second trajectory at 30 times the integrator's tolerance.
 
-    *Classification*, whose weights grow without bound: the direction of the linear coefficients, read at a log-loss of
-    −10^100 in dual coordinates and −10^10 by weights; `log_loss` says where. Directions converge like a power of
-    s = −log L, so no finite loss gives the limit itself: `error` estimates the angle left from the turns between
-    s^{1/2}, s^{3/4} and s (`gflow.measures.remaining_angle`), plus the correction that the cap needed (`gflow.Dual`).
-    It is no less than the KKT residual, which sees what no turn shows: plateaus, over which small coordinates of a
-    two-layer network grow for many decades. `certificate` holds that residual (Theorem 2 for networks with `modes`,
-    Corollary 1 for those with `layers` to one output; NaN for others) and that of Theorem 1.
+    *Classification*, whose weights grow without bound: the direction of the linear coefficients. Directions converge
+    like a power of s = −log L, so no finite loss gives the limit itself. By weights a network that is homogeneous
+    (`degree`), in float64 and with the data points has at most 500 unknowns is followed to s = 10^10, then beyond every
+    loss, where only ratios of margins matter, and its limit solves the KKT system of min ½‖Θ‖² s.t. y_i f(x_i; Θ) ≥ 1
+    (Lyu & Li 2020): `error` is then at round-off. It is claimed only at a minimum, by the second variation, that two
+    such paths reach and approach at the rate they should; saddles and plateaus solve the first-order conditions too.
+    The margins of the direction that is returned are tied to round-off, and do not tell the shares of the data points
+    that its `certificate` has found.
+
+    Elsewhere the direction is read at a log-loss of −10^100 in dual coordinates and −10^10 by weights; `log_loss` says
+    where. `error` estimates the angle left from the turns between s^{1/2}, s^{3/4} and s
+    (`gflow.measures.remaining_angle`), plus the correction that the cap needed (`gflow.Dual`). It is no less than the
+    KKT residual, which sees what no turn shows: plateaus, over which small coordinates of a two-layer network grow for
+    many decades; of a homogeneous network of at most 500 unknowns whose KKT residual no theorem has it is ∞.
+    `certificate` holds that residual (Theorem 2 for networks with `modes`, Corollary 1 for those with `layers` to one
+    output, by weights that of min ½‖Θ‖² for other homogeneous ones) and that of Theorem 1.
 
     - `log_alpha`: logarithm of the initial scale. In dual coordinates 10^−1000 is an ordinary scale.
     - `tolerance`: the error that is accepted, by default 1e-9 relative for a point and 1e-3 radians for a direction. A
@@ -220,7 +229,8 @@ def _measured(followed: Followed, network: Network) -> Array:
 
 
 def _direction_of_weights(followed: Followed, options: tuple[Scalar, Weights]) -> Solution:
-    (tolerance, method), network = options, followed.network
+    tolerance, method = options
+    network: Any = followed.network
     problem: Any = followed.problem
     dtype = tolerance.dtype
     farthest = _ask.default_tolerance(dtype, 1e10, 1e3)  # −log L, beyond which round-off in ties of margins is felt

@@ -42,7 +42,8 @@ def distance(a: Float[ArrayLike, "... d"], b: Float[ArrayLike, "... d"]) -> Floa
 def multipliers(network: Network, problem: Classification) -> Float[Array, " n"]:
     """The share of each data point in −∇ log L, |r_i| / Σ|r|, without under- or overflow.
 
-    Support vectors' margins differ by O(1) in them: beyond −log L = 1e12 float64 no longer tells.
+    Support vectors' margins differ by O(1) in them: beyond −log L = 1e12 float64 no longer tells, nor do the margins of
+    a limit that was solved for, which are equal.
     """
     q = jnp.abs(jax.grad(problem.log_loss)(network(problem.X)))
     return q / jnp.sum(q)

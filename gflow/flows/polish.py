@@ -85,7 +85,7 @@ def can_polish(network: LinearNetwork, problem: Classification) -> bool:
     return network.degree is not None and unknowns <= LARGEST and is_double
 
 
-def polished(network: LinearNetwork, problem: Classification, shares: Float[Array, " n"]) -> Polished:
+def polished(network: Any, problem: Classification, shares: Float[Array, " n"]) -> Polished:
     """The solution of the KKT system near a flow's end, whose data points have these `shares` in −∇ log L.
 
     Newton's method, with steps of least norm where solutions form a manifold. Where a solution is isolated up to

@@ -13,12 +13,21 @@ from . import _ask
 from ._checks import require_precision, to_scalar
 from .dual import classification as dual_classification
 from .dual import regression as dual_regression
+from .flows.beyond import limit_direction
 from .flows.clocks import ArcLengthClock, TimeClock
+from .flows.polish import can_polish
 from .flows.smaller import Followed, on_smaller
 from .flows.stopping import AtLogLosses, Fitted, LogLoss, discrepancy_size
 from .flows.tail import minimum_norm_correction
 from .flows.weights import follow, solution
-from .measures import distance, kkt_residual, multipliers, remaining_angle, singular_vector_residual
+from .measures import (
+    distance,
+    homogeneous_kkt_residual,
+    kkt_residual,
+    multipliers,
+    remaining_angle,
+    singular_vector_residual,
+)
 from .methods import Auto, Dual, Method, Weights
 from .networks import LinearNetwork, LinearTensorNetwork, Network, with_weights
 from .problems import Classification, Problem, require_fit
@@ -43,13 +52,22 @@ def limit(
     saddle, where the flow is slow but the loss is not small, is never taken for the end. `error` comes from two
     stopping points and from a second trajectory at 30 times the integrator's tolerance.
 
-    *Classification*, whose weights grow without bound: the direction of the linear coefficients, read at a log-loss of
-    −10^100 in dual coordinates and −10^10 by weights; `log_loss` says where. Directions converge like a power of
-    s = −log L, so no finite loss gives the limit itself: `error` estimates the angle left from the turns between
-    s^{1/2}, s^{3/4} and s (`gflow.measures.remaining_angle`), plus the correction that the cap needed (`gflow.Dual`).
-    It is no less than the KKT residual, which sees what no turn shows: plateaus, over which small coordinates of a
-    two-layer network grow for many decades. `certificate` holds that residual (Theorem 2 for networks with `modes`,
-    Corollary 1 for those with `layers` to one output; NaN for others) and that of Theorem 1.
+    *Classification*, whose weights grow without bound: the direction of the linear coefficients. Directions converge
+    like a power of s = −log L, so no finite loss gives the limit itself. By weights a network that is homogeneous
+    (`degree`), in float64 and with the data points has at most 500 unknowns is followed to s = 10^10, then beyond every
+    loss, where only ratios of margins matter, and its limit solves the KKT system of min ½‖Θ‖² s.t. y_i f(x_i; Θ) ≥ 1
+    (Lyu & Li 2020): `error` is then at round-off. It is claimed only at a minimum, by the second variation, that two
+    such paths reach and approach at the rate they should; saddles and plateaus solve the first-order conditions too.
+    The margins of the direction that is returned are tied to round-off, and do not tell the shares of the data points
+    that its `certificate` has found.
+
+    Elsewhere the direction is read at a log-loss of −10^100 in dual coordinates and −10^10 by weights; `log_loss` says
+    where. `error` estimates the angle left from the turns between s^{1/2}, s^{3/4} and s
+    (`gflow.measures.remaining_angle`), plus the correction that the cap needed (`gflow.Dual`). It is no less than the
+    KKT residual, which sees what no turn shows: plateaus, over which small coordinates of a two-layer network grow for
+    many decades; of a homogeneous network of at most 500 unknowns whose KKT residual no theorem has it is ∞.
+    `certificate` holds that residual (Theorem 2 for networks with `modes`, Corollary 1 for those with `layers` to one
+    output, by weights that of min ½‖Θ‖² for other homogeneous ones) and that of Theorem 1.
 
     - `log_alpha`: logarithm of the initial scale. In dual coordinates 10^−1000 is an ordinary scale.
     - `tolerance`: the error that is accepted, by default 1e-9 relative for a point and 1e-3 radians for a direction. A
@@ -211,7 +229,8 @@ def _measured(followed: Followed, network: Network) -> Array:
 
 
 def _direction_of_weights(followed: Followed, options: tuple[Scalar, Weights]) -> Solution:
-    (tolerance, method), network = options, followed.network
+    tolerance, method = options
+    network: Any = followed.network
     problem: Any = followed.problem
     dtype = tolerance.dtype
     farthest = _ask.default_tolerance(dtype, 1e10, 1e3)  # −log L, beyond which round-off in ties of margins is felt
@@ -230,16 +249,54 @@ def _direction_of_weights(followed: Followed, options: tuple[Scalar, Weights]) -
         adjoint=method.adjoint,
     )
     given: Any = followed.given
-    end = followed.whole_end(solution(clock, until, run), until)
+    reached = solution(clock, until, run)
+    end = followed.whole_end(reached, until)
 
     def beta(state: Any) -> Array:
         return followed.coefficients(with_weights(network, clock.weights(state)))
 
-    error, found = remaining_angle(jax.vmap(beta)(run.rows.states)), {}
-    if (residual := _kkt_residual(end.network, given)) is not None:
+    betas = jax.vmap(beta)(run.rows.states)
+    turned = _with_evidence(end, given, remaining_angle(betas), tolerance, multipliers(end.network, given))
+    if not can_polish(network, problem):
+        return turned
+    before = with_weights(network, clock.weights(jax.tree.map(lambda v: v[1], run.rows.states)))
+    found, certain = limit_direction(before, reached.network, problem)
+    there = _whole_direction(followed, found.network, end)
+    proved = end.converged & certain
+    proved &= homogeneous_kkt_residual(there.network, given, found.shares) <= _STATIONARY
+    if _kkt_residual(end.network, given, found.shares) is None:  # then nothing but turns, and a plateau hardly turns
+        turned = _with_evidence(
+            end, given, jnp.full_like(found.error, jnp.inf), tolerance, multipliers(end.network, given)
+        )
+    there = _with_evidence(there, given, found.error, tolerance, found.shares)
+    return jax.tree.map(lambda v, w: jnp.where(proved, v, w), there, turned)
+
+
+_STATIONARY = 1e-10  # KKT residual of the direction that is returned, whose terms are of size 1
+
+
+def _whole_direction(followed: Followed, small: Any, end: Solution) -> Solution:
+    """The direction of `small` as an end at the log-loss of `end`. Of weights at rest nothing is left in the limit."""
+    given: Any = followed.given
+    far = 1e25  # beside which no start that float64 integrates is seen, and whose products it holds to ten layers
+    network = followed.lift(with_weights(small, tuple(far * v for v in small.weights)))
+    network = with_weights(network, tuple(v / far for v in network.weights))
+    margin = jnp.min(given.margins(network(given.X)))
+    size = ((jnp.log(given.y.size) - end.log_loss) / jnp.where(margin > 0, margin, 1.0)) ** (1 / small.degree)
+    network = with_weights(network, tuple(size * v for v in network.weights))
+    return dataclasses.replace(end, network=network, log_loss=given.log_loss(network(given.X)))
+
+
+def _with_evidence(end: Solution, given: Any, error: Scalar, tolerance: Scalar, shares: Array) -> Solution:
+    """The end with its certificate, for the data points' shares in the gradient, and an error no less than that of the
+    theorem's problem."""
+    found, residual = {}, _kkt_residual(end.network, given, shares)
+    if residual is not None:
         error, found["kkt_residual"] = jnp.maximum(error, residual), residual
+    elif end.network.degree is not None:
+        found["kkt_residual"] = homogeneous_kkt_residual(end.network, given, shares)
     if isinstance(end.network, LinearTensorNetwork):
-        found["singular_vector_residual"] = singular_vector_residual(end.network, given)
+        found["singular_vector_residual"] = singular_vector_residual(end.network, given, shares)
     return dataclasses.replace(
         end,
         status=Status.where(end.converged & ~(error <= tolerance), Status.not_certified, end.status),
@@ -248,7 +305,7 @@ def _direction_of_weights(followed: Followed, options: tuple[Scalar, Weights]) -
     )
 
 
-def _kkt_residual(network: LinearNetwork, problem: Classification) -> Scalar | None:
+def _kkt_residual(network: LinearNetwork, problem: Classification, shares: Array) -> Scalar | None:
     """That of Theorem 2's problem, or of Corollary 1's, which has the ℓ2 norm of β like a single layer; else None."""
     layers, modes = network.layers(), network.modes()
     if layers is not None and layers[-1].shape[1] == 1:
@@ -257,4 +314,4 @@ def _kkt_residual(network: LinearNetwork, problem: Classification) -> Scalar | N
         A, rho, depth = modes.inputs(problem.X), modes.rho(), len(modes.eta)
     else:
         return None
-    return kkt_residual(rho, multipliers(network, problem), problem.y[:, None] * A, depth)
+    return kkt_residual(rho, shares, problem.y[:, None] * A, depth)

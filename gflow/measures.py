@@ -6,6 +6,7 @@ Losses enter as *decades*, log₁₀(−log L), the only form in which −10^100
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, Float, Inexact, Scalar
 
 from .networks import LinearTensorNetwork, Network, with_weights
@@ -41,7 +42,8 @@ def distance(a: Float[ArrayLike, "... d"], b: Float[ArrayLike, "... d"]) -> Floa
 def multipliers(network: Network, problem: Classification) -> Float[Array, " n"]:
     """The share of each data point in −∇ log L, |r_i| / Σ|r|, without under- or overflow.
 
-    Support vectors' margins differ by O(1) in them: beyond −log L = 1e12 float64 no longer tells.
+    Support vectors' margins differ by O(1) in them: beyond −log L = 1e12 float64 no longer tells, nor do the margins of
+    a limit that was solved for, which are equal.
     """
     q = jnp.abs(jax.grad(problem.log_loss)(network(problem.X)))
     return q / jnp.sum(q)
@@ -112,6 +114,25 @@ def kkt_residual(
     if depth == 2:
         violations.append(abs(u).max() / c - 1)
     return jnp.max(jnp.stack(violations))
+
+
+def homogeneous_kkt_residual(network: Network, problem: Classification, shares: Float[Array, " n"]) -> Scalar:
+    """How far Θ is from a stationary point of min ½‖Θ‖² s.t. y_i f(x_i; Θ) ≥ 1, free of scale.
+
+    For any network that is homogeneous in its weights, with g = Σ q_i ∇(y_i f(x_i; Θ)) and q the `shares`, of the
+    constraints' multipliers or of the points in −∇ log L: the larger of
+
+        ‖g/‖g‖ − Θ/‖Θ‖‖    and    Σ q_i (m_i − min m) / |Σ q_i m_i|.
+
+    Saddles and plateaus of the flow are stationary points as well as its limits.
+
+    Lyu & Li 2020, Theorem 4.4.
+    """
+    outputs, pull_back = jax.vjp(lambda v: with_weights(network, v)(problem.X), network.weights)
+    gradient, theta = (ravel_pytree(v)[0] for v in (pull_back(problem.y * shares)[0], network.weights))
+    margins = problem.margins(outputs)
+    turned = jnp.linalg.norm(_unit(gradient) - _unit(theta))
+    return jnp.maximum(turned, shares @ (margins - jnp.min(margins)) / jnp.abs(shares @ margins))
 
 
 def decades_for_angle(

@@ -80,7 +80,8 @@ class Certificate(NamedTuple):
     - `residual`: ‖f − y‖ / ‖y‖ of a regression's limit; in dual coordinates the largest |f_i − y_i| of a row, relative
       to |y_i| + max_j |X_ij| max |β| (y are the least-squares outputs where no weights fit).
     - `dual_residual`, `gap`: of the convex program that a limit in dual coordinates solves, relative.
-    - `kkt_residual`: of the margin problem that a classification's direction solves (`gflow.measures.kkt_residual`).
+    - `kkt_residual`: of the margin problem that a classification's direction solves (`gflow.measures.kkt_residual`, or
+      where no theorem has one `gflow.measures.homogeneous_kkt_residual`).
     - `singular_vector_residual`: of Yun et al. 2021, Theorem 1.
     """
 

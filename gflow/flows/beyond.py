@@ -1,0 +1,132 @@
+"""The direction of a classification's flow beyond every loss, where only ratios of its margins matter.
+
+Let f be homogeneous of degree L, θ = Θ/‖Θ‖ and m_i = y_i f(x_i; θ). In the clock log ‖Θ‖, with the points' shares q in
+−∇ log L, the flow is
+
+    dθ / d log ‖Θ‖ = Σ q_i ∇m_i / (L Σ q_i m_i) − θ.
+
+The shares tie the smallest margins to each other, the more closely the further the flow has gone. Here q_i ∝ m_i^{−κ}
+does so with a fixed κ: the same path up to a relative 1/κ, and no loss or norm is left in it. Where plateaus last for
+hundreds of decades of the loss this walks over them.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import diffrax
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Bool, Float, PyTree, Scalar
+
+from ..measures import angle
+from ..networks import LinearNetwork, with_weights
+from ..problems import Classification
+from . import implicit
+from .engine import Integration, integrate
+from .polish import Polished, constant_of, polished
+from .rows import Saving
+
+_LAST = 1e4  # of log ‖Θ‖: deviations that die out like ‖Θ‖^−h are gone for h down to 3e-3
+_RTOL = 1e-6
+_KAPPAS = (1e4, 1e5)  # margins larger by 14/κ are told from active ones; round-off in the shares is κ times that in m
+_AGREED = 1e-9  # radians, of two points each known to 1e-11 or better
+_NEAR = 0.1  # radians, from where on differences are small enough to fall like 1/κ
+_RESOLVED = 1e-6  # radians: below this it is the tolerance that decides
+_STILL, _STIRRED = 1e-6, 1e-5  # speeds, by log ‖Θ‖: with a distance to a saddle like the first, errors choose the exit
+
+
+class _Shares(NamedTuple):
+    """The flow's field, and what it is made of."""
+
+    network: Any
+    problem: Classification
+    kappa: Scalar
+
+    def margins(self, theta: Float[Array, " N"]) -> Float[Array, " n"]:
+        network = with_weights(self.network, ravel_pytree(self.network.weights)[1](theta))
+        return self.problem.margins(network(self.problem.X))
+
+    def of(self, margins: Float[Array, " n"]) -> Float[Array, " n"]:
+        return jax.nn.softmax(-self.kappa * jnp.log(margins))
+
+    def __call__(self, tau: Scalar, theta: Float[Array, " N"]) -> Float[Array, " N"]:
+        margins, pull_back = jax.vjp(self.margins, theta)
+        q = self.of(margins)
+        return pull_back(q)[0] / (self.network.degree * (q @ margins)) - theta
+
+
+class _Stirring(NamedTuple):
+    """The least speed of a step so far, and whether the path has come to rest and moved on."""
+
+    least: Scalar
+    stirred: Bool[Array, ""]
+
+
+class _AtRest(Saving):
+    """Keeps no rows, but whether a path has come so near to a saddle that its errors chose where it went on to."""
+
+    def start(self, tau: Scalar, state: PyTree) -> _Stirring:
+        return _Stirring(jnp.full((), jnp.inf, state.dtype), jnp.zeros((), bool))
+
+    def after(
+        self, memory: _Stirring, tau_0: Scalar, tau_1: Scalar, state: PyTree, between: Callable[[Scalar], PyTree]
+    ) -> _Stirring:
+        speed = jnp.linalg.norm(state - between(tau_0)) / (tau_1 - tau_0)
+        stirred = memory.stirred | ((memory.least < _STILL) & (speed > _STIRRED))
+        return _Stirring(jnp.minimum(memory.least, speed), stirred)
+
+    def rows(self, memory: _Stirring) -> Any:
+        return memory
+
+
+def limit_direction(
+    before: LinearNetwork, reached: LinearNetwork, problem: Classification
+) -> tuple[Polished, Bool[Array, ""]]:
+    """Where the direction of a flow tends to that has passed through `before` and has `reached` a network that
+    classifies every point; and whether that is certain.
+
+    Two paths are followed, from either network and with κ a tenth in the first, and each is polished. It is certain if
+    both end near the same minimum, the second ten times as near, and neither has come to rest on its way.
+    """
+    before, reached, constant = jax.tree.map(constant_of, (before, reached, problem))
+    starts = jax.tree.map(lambda v, w: jnp.stack([v, w]), before.weights, reached.weights)
+
+    def one(start: tuple[tuple[Array, ...], Scalar]) -> tuple[Polished, Scalar, Bool[Array, ""]]:
+        weights, kappa = start
+        network, shares, straight = _followed(with_weights(reached, weights), constant, kappa)
+        found = polished(network, problem, shares)
+        return found, angle(network.coefficients(), found.network.coefficients()), straight
+
+    kappas = jnp.array(_KAPPAS, jnp.result_type(*reached.weights))
+    found, angles, straight = jax.lax.map(one, (starts, kappas))
+    betas = jax.vmap(lambda network: network.coefficients())(found.network)
+    return jax.tree.map(lambda v: v[1], found), (
+        jnp.all(found.is_minimum & straight)
+        & (angle(betas[0], betas[1]) <= _AGREED)
+        & (angles[0] <= _NEAR)
+        & (angles[1] <= jnp.maximum(0.3 * angles[0], _RESOLVED))
+    )
+
+
+def _followed(network: Any, problem: Any, kappa: Scalar) -> tuple[Any, Float[Array, " n"], Bool[Array, ""]]:
+    """The direction at the end, the shares there, and whether the path went to it straight on."""
+    theta, unravel = ravel_pytree(network.weights)
+    theta = theta / jnp.linalg.norm(theta)
+    field = _Shares(network, problem, kappa)
+    classified = jnp.min(field.margins(theta)) > 0
+    run = integrate(
+        Integration(
+            field=field,
+            solver=implicit.newton(),
+            start=theta,
+            first=jnp.zeros((), theta.dtype),
+            last=jnp.where(classified, jnp.asarray(_LAST, theta.dtype), 0.0),
+            rtol=_RTOL,
+            atol=1e-3 * _RTOL,
+            saving=_AtRest(),
+            max_steps=1024,
+        )
+    )
+    straight = (run.result == diffrax.RESULTS.successful) & classified & ~run.rows.stirred
+    return with_weights(network, unravel(run.state)), field.of(field.margins(run.state)), straight

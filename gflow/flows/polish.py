@@ -1,0 +1,177 @@
+"""The direction that the flow of a classification tends to, solved for from near it.
+
+For f homogeneous of degree L in Θ the limit direction solves the KKT system (Lyu & Li 2020, Theorem 4.4) of
+
+    min ½‖Θ‖²  subject to  y_i f(x_i; Θ) ≥ 1.
+
+On the data points that the flow leaves with a share in its gradient these are as many equations as unknowns, the
+gradient of a Lagrangian in (Θ, λ). Saddles and plateaus of the flow solve them too; its second variation tells: with
+H = I − Σ μ_i y_i ∇²f_i on the vectors z that change no active margin, the flow near Θ* obeys, up to higher orders,
+
+    dδ / d log ‖Θ‖ = −Hδ   for the deviation δ of Θ/‖Θ‖,
+
+so that its parts die out, or grow, like s^{−h/L} in s = −log L, with h the eigenvalues of H.
+"""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Bool, Float, Scalar
+
+from ..networks import LinearNetwork, with_weights
+from ..problems import Classification
+
+LARGEST = 500  # unknowns: an eigenvalue problem of this size takes a tenth of a second, and there are about ten
+_SHARE = 1e-6  # of a data point in the gradient, below which it is not active; its margin is then 14/s larger or more
+_SOLVED = 1e-13  # of the equations, whose terms are of size 1: round-off in sums of `LARGEST` terms
+_ACCEPTED = 1e-11
+_FLAT = 1e-10  # eigenvalues that are zero: round-off, with room for condition
+_NEWTON_STEPS = 30  # twice what was seen; from within a thousandth it takes four
+_TURNING = 1e-6  # radians that β may turn for a unit of Θ along symmetries, whose vectors are known to six digits
+
+
+class Polished(NamedTuple):
+    """A direction that solves the KKT system, with ‖Θ‖ about 1.
+
+    - `shares`: λ_i / Σλ, the data points' shares in −∇ log L at the limit.
+    - `is_minimum`: whether the equations are solved, all multipliers are positive and all other margins larger, the
+      second variation is not negative, and β is the only one nearby.
+    - `error`: of β, in radians: what residual and round-off become through the inverse of the equations.
+    """
+
+    network: Any
+    shares: Float[Array, " n"]
+    is_minimum: Bool[Array, ""]
+    error: Scalar
+
+
+class _System(eqx.Module):
+    """The equations in z = (θ, λ), in units in which θ, the active margins and their gradients are about 1."""
+
+    network: Any
+    problem: Classification
+    active: Bool[Array, " n"]
+    unit: Scalar  # the active margins at ‖θ‖ = 1
+    slopes: Float[Array, " n"]  # ‖∇margin_i‖ in this unit
+
+    def at(self, theta: Float[Array, " N"]) -> Any:
+        return with_weights(self.network, ravel_pytree(self.network.weights)[1](theta))
+
+    def margins(self, theta: Float[Array, " N"]) -> Float[Array, " n"]:
+        return self.problem.margins(self.at(theta)(self.problem.X)) / self.unit
+
+    def lagrangian(self, z: Float[Array, " M"]) -> Scalar:
+        theta, multipliers = jnp.split(z, [z.size - self.active.size])
+        slack = (self.margins(theta) - 1) / self.slopes
+        return theta @ theta / 2 - jnp.sum(jnp.where(self.active, multipliers * slack, -(multipliers**2) / 2))
+
+    def residual(self, z: Float[Array, " M"]) -> Float[Array, " M"]:
+        return jax.grad(self.lagrangian)(z)
+
+
+class _Iterate(NamedTuple):
+    z: Float[Array, " M"]
+    residual: Float[Array, " M"]
+    steps: Array
+
+
+def can_polish(network: LinearNetwork, problem: Classification) -> bool:
+    """Whether the network is homogeneous, small enough and in float64. A matter of types and shapes alone."""
+    unknowns = sum(v.size for v in network.weights) + problem.y.size
+    is_double = jnp.finfo(jnp.result_type(*network.weights)).bits == 64
+    return network.degree is not None and unknowns <= LARGEST and is_double
+
+
+def polished(network: Any, problem: Classification, shares: Float[Array, " n"]) -> Polished:
+    """The solution of the KKT system near a flow's end, whose data points have these `shares` in −∇ log L.
+
+    Newton's method, with steps of least norm where solutions form a manifold. Where a solution is isolated up to
+    symmetries, derivatives are those of the implicit function theorem.
+    """
+    network, problem_here, shares = jax.tree.map(constant_of, (network, problem, shares))
+    system, start = _system(network, problem_here, shares)
+    z = jax.lax.while_loop(
+        lambda at: (_size(at.residual) > _SOLVED) & (at.steps < _NEWTON_STEPS),
+        lambda at: _newton(system, at),
+        _Iterate(start, system.residual(start), jnp.array(0)),
+    ).z
+    # The last step has the derivatives; what it is multiplied with needs none.
+    values, vectors = jnp.linalg.eigh(jax.hessian(system.lagrangian)(z))
+    flat = jnp.abs(values) <= _FLAT
+    inverse = jnp.where(flat, 0.0, 1 / jnp.where(flat, 1.0, values))
+    residual = eqx.tree_at(lambda s: s.problem, system, problem).residual(z)
+    z = z - vectors @ (inverse * (vectors.T @ residual))
+    theta, multipliers = jnp.split(z, [z.size - shares.size])
+
+    left, h = _size(system.residual(constant_of(z))), _second_variation(system, constant_of(z))
+    moving = _moving(system, constant_of(theta), vectors)
+    rounded = left + jnp.finfo(z.dtype).eps
+    multipliers = multipliers / system.slopes
+    positive = jnp.min(jnp.where(system.active, multipliers, 1.0)) > _SHARE
+    others = jnp.min(jnp.where(system.active, jnp.inf, system.margins(theta))) > 1 + 1e-9
+    isolated = jnp.max(jnp.where(flat, moving, 0.0)) <= _TURNING
+    return Polished(
+        network=system.at(theta),
+        shares=multipliers / jnp.sum(multipliers),
+        is_minimum=(left <= _ACCEPTED) & positive & others & (jnp.min(h) >= -_FLAT) & isolated,
+        error=rounded * jnp.linalg.norm(inverse * moving) + network.degree * jnp.finfo(z.dtype).eps,
+    )
+
+
+def constant_of(v: Any) -> Any:
+    """The leaf without derivatives."""
+    return jax.lax.stop_gradient(v) if eqx.is_inexact_array(v) else v
+
+
+def _size(v: Array) -> Scalar:
+    return jnp.max(jnp.abs(v))
+
+
+def _system(network: Any, problem: Any, shares: Array) -> tuple[_System, Array]:
+    """The equations, and the flow's end as their first guess: θ = Σ μ_i ∇margin_i and θᵀ∇margin_i = L, so Σμ = 1/L."""
+    theta = ravel_pytree(network.weights)[0]
+    theta = theta / jnp.linalg.norm(theta)
+    one = jnp.ones((), theta.dtype)
+    system = _System(network, problem, shares > _SHARE, one, jnp.ones_like(shares))
+    unit = shares @ system.margins(theta)
+    system = eqx.tree_at(lambda s: s.unit, system, jnp.where(unit > 0, unit, 1.0))
+    slopes = jnp.linalg.norm(jax.jacrev(system.margins)(theta), axis=1)
+    slopes = jnp.where(slopes > 0, slopes, 1.0)
+    first = jnp.where(system.active, shares * slopes / network.degree, 0.0)
+    return eqx.tree_at(lambda s: s.slopes, system, slopes), jnp.concatenate([theta, first])
+
+
+def _newton(system: _System, at: _Iterate) -> _Iterate:
+    values, vectors = jnp.linalg.eigh(jax.hessian(system.lagrangian)(at.z))
+    # Off the solution, eigenvalues of symmetries are as large as the residual.
+    small = jnp.abs(values) <= _FLAT + jnp.linalg.norm(at.residual)
+    along = vectors.T @ at.residual
+    z = at.z - vectors @ jnp.where(small, 0.0, along / jnp.where(small, 1.0, values))
+    return _Iterate(z, system.residual(z), at.steps + 1)
+
+
+def _second_variation(system: _System, z: Array) -> Float[Array, " N"]:
+    """The eigenvalues of H where no active margin changes, and 1 elsewhere."""
+    n = system.active.size
+    K = jax.hessian(system.lagrangian)(z)
+    H, G = K[:-n, :-n], jnp.where(system.active, K[:-n, -n:], 0.0)
+    values, vectors = jnp.linalg.eigh(G.T @ G)
+    kept = values > 1e-12 * n  # of unit vectors; squares of a condition number that leaves four digits
+    across = G @ (vectors * jnp.where(kept, 1 / jnp.sqrt(jnp.where(kept, values, 1.0)), 0.0))
+    along = jnp.eye(len(H), dtype=H.dtype) - across @ across.T
+    return jnp.linalg.eigvalsh(along @ H @ along + across @ across.T)
+
+
+def _moving(system: _System, theta: Array, vectors: Float[Array, "M M"]) -> Float[Array, " M"]:
+    """By how many radians β turns along each of these vectors."""
+    beta, change = jax.linearize(lambda theta: system.at(theta).coefficients(), theta)
+    unit = beta / jnp.linalg.norm(beta)
+
+    def turn(v: Array) -> Scalar:
+        moved = change(v)
+        return jnp.linalg.norm(moved - (unit @ moved) * unit)
+
+    return jax.vmap(turn)(vectors[: theta.size].T) / jnp.linalg.norm(beta)

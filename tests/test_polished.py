@@ -1,0 +1,167 @@
+"""Claims about limit directions by weights: solved for to round-off, and at minima that the flow itself goes to."""
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gflow
+from gflow import measures
+from gflow.flows import beyond
+from gflow.flows.polish import LARGEST, can_polish, polished
+
+RNG = np.random.default_rng(0)
+X, Y = RNG.standard_normal((4, 6)), np.array([1.0, -1.0, -1.0, 1.0])
+PROBLEM = gflow.Classification(X, Y)
+TENSOR = RNG.standard_normal((6, 3, 4, 2))
+PAIR = np.zeros((2, 2, 2))
+PAIR[0, 0, 0] = PAIR[1, 1, 1] = 1.0  # β = v_1 ⊙ v_2, whose author knows of no structure
+
+
+def limits(shapes, make, problem=PROBLEM, lanes=3):
+    """The limits by weights from so many random starts."""
+
+    def one(key):
+        keys = jax.random.split(key, len(shapes))
+        weights = tuple(0.5 * jax.random.normal(k, shape) for k, shape in zip(keys, shapes, strict=True))
+        return gflow.limit(make(weights), problem, method=gflow.Weights())
+
+    return jax.vmap(one)(jax.random.split(jax.random.key(1), lanes))
+
+
+def angles(ends, prediction):
+    return jax.vmap(lambda beta: gflow.angle(beta, prediction.coefficients))(ends.direction)
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4])
+def test_fully_connected_directions_are_the_maximum_l2_margin(depth):
+    ends = limits([(6, 3), *[(3, 3)] * (depth - 2), (3,)], gflow.FullyConnected)
+    assert ends.converged.all()
+    assert jnp.all(angles(ends, gflow.predict.maximum_margin(PROBLEM, 2)) <= ends.error)
+    assert jnp.all(ends.error <= 1e-13)
+
+
+def test_diagonal_directions_are_the_maximum_l1_margin():
+    ends = limits([(6,), (6,)], gflow.Diagonal)
+    assert ends.converged.all()
+    assert jnp.all(angles(ends, gflow.predict.maximum_margin(PROBLEM, 1)) <= ends.error)
+    assert jnp.all(ends.error <= 1e-13)
+
+
+def test_convolutional_directions_are_the_maximum_margin_of_the_spectrum():
+    ends = limits([(6,), (6,)], gflow.Convolutional)
+    S = 6**0.5 * gflow.predict.dft(6)
+    assert ends.converged.all()
+    assert jnp.all(angles(ends, gflow.predict.maximum_margin(PROBLEM, 1, np.asarray(S))) <= 1e-10)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "make"),
+    [
+        ([(3,), (3,), (6,)], gflow.Convolutional),
+        ([(3,), (4,), (2,)], lambda weights: gflow.Multilinear(weights, jnp.asarray(TENSOR))),
+    ],
+    ids=["short filters", "multilinear"],
+)
+def test_what_no_program_predicts_solves_theorem_1_at_a_minimum(shapes, make):
+    ends = limits(shapes, make)
+    assert ends.converged.all()
+    assert jnp.all(ends.certificate.singular_vector_residual <= 1e-10)
+    assert jnp.all(ends.certificate.kkt_residual <= 1e-10)
+    assert jnp.all(ends.log_loss <= -1e10)
+
+
+def pair(first, second):
+    return gflow.Multilinear((first, second), jnp.asarray(PAIR))
+
+
+RIVALS = gflow.Classification([[1.0, 1.1], [1.0, 1.1]], [1.0, 1.0])
+SHARES = jnp.array([0.5, 0.5])
+
+
+def test_a_plateau_of_many_decades_is_walked_over():
+    """The second coordinate overtakes the first at s = 1e80, far beyond what is integrated."""
+    end = gflow.limit(pair([1.0, 1e-4], [0.3, 3e-5]), RIVALS)
+    assert end.converged
+    assert gflow.angle(end.direction, np.array([0.0, 1.0])) <= end.error
+
+
+@pytest.mark.parametrize(
+    "network",
+    [pair([1.0, 0.0], [0.3, 0.0]), gflow.Multilinear(([1.0, 0.3],) * 2, jnp.asarray(PAIR * [[[1.0]], [[-1.0]]]))],
+    ids=["dead coordinate", "equal layers"],
+)
+def test_a_saddle_that_only_round_off_would_leave_is_not_certified(network):
+    end = gflow.limit(network, RIVALS)
+    assert end.status == gflow.Status.not_certified
+    assert end.error == jnp.inf
+
+
+def test_first_order_conditions_hold_at_saddles_and_the_second_variation_tells():
+    saddle, minimum = pair([1.0, 0.0], [1.0, 0.0]), pair([0.0, 1.0], [0.0, 1.0])
+    for network in (saddle, minimum):
+        assert measures.homogeneous_kkt_residual(network, RIVALS, SHARES) < 1e-15
+    assert not polished(saddle, RIVALS, SHARES).is_minimum
+    assert polished(minimum, RIVALS, SHARES).is_minimum
+
+
+def test_newton_restores_what_is_off_and_its_error_bounds():
+    off = pair([0.01, 1.0], [0.005, 1.02])
+    assert measures.homogeneous_kkt_residual(off, RIVALS, SHARES) > 1e-3
+    found = polished(off, RIVALS, SHARES)
+    assert found.is_minimum
+    assert gflow.angle(found.network.coefficients(), np.array([0.0, 1.0])) <= found.error < 1e-14
+
+
+def test_points_with_a_negative_multiplier_or_a_smaller_margin_are_no_minimum():
+    problem = gflow.Classification([[1.0, 0.0], [0.0, 1.0], [3.0, 3.0], [0.4, 0.4]], jnp.ones(4))
+    linear = gflow.Diagonal(([1.0, 1.0],))
+    assert polished(linear, gflow.Classification(problem.X[:3], jnp.ones(3)), jnp.array([0.5, 0.5, 0.0])).is_minimum
+    assert not polished(linear, problem, jnp.array([0.5, 0.5, 0.0, 0.0])).is_minimum  # the last margin is smaller
+    leaning = gflow.Classification([[1.0, 0.0], [3.0, 1.0]], jnp.ones(2))
+    assert not polished(linear, leaning, jnp.array([0.5, 0.5])).is_minimum  # (1, −2) would need μ_2 < 0
+
+
+def test_a_tie_along_which_coefficients_turn_is_no_certain_limit():
+    tied = gflow.Classification([[1.0, 1.0]], [1.0])
+    assert not polished(pair([1.0, 0.5], [1.0, 0.5]), tied, jnp.ones(1)).is_minimum
+
+
+def test_a_path_that_rests_and_moves_on_is_noticed():
+    rule = beyond._AtRest()
+    still, moving = jnp.zeros(2), jnp.ones(2)
+
+    def walk(*states):
+        memory, last = rule.start(jnp.zeros(()), still), still
+        for state in states:
+            memory = rule.after(memory, jnp.zeros(()), jnp.ones(()), state, lambda _, last=last: last)
+            last = state
+        return bool(memory.stirred)
+
+    assert walk(moving, moving + 1e-7, still)
+    assert not walk(moving, moving + 1e-5, still)
+    assert not walk(moving, still, still + 1e-7)
+
+
+def test_what_is_large_or_single_or_not_homogeneous_is_not_polished():
+    small = gflow.Diagonal((jnp.ones(LARGEST // 2 - 2), jnp.ones(LARGEST // 2 - 2)))
+    assert can_polish(small, PROBLEM)  # with four points LARGEST unknowns
+    assert not can_polish(gflow.Diagonal((jnp.ones(LARGEST // 2 - 1), jnp.ones(LARGEST // 2 - 1))), PROBLEM)
+    assert not can_polish(jax.tree.map(lambda v: v.astype(jnp.float32), small), PROBLEM)
+
+
+def test_derivatives_of_a_direction_are_those_of_its_equations():
+    start = pair([0.8, 0.5], [0.4, -0.3])
+
+    def direction(x, method=gflow.Weights()):  # noqa: B008 (frozen)
+        problem = gflow.Classification(x, jnp.ones(2))
+        return gflow.limit(start, problem, method=method).direction
+
+    x, change = jnp.array([[1.0, 0.2], [0.3, 1.0]]), jnp.array([[0.3, -1.0], [0.7, 0.4]])
+    expected = (direction(x + 1e-5 * change) - direction(x - 1e-5 * change)) / 2e-5
+    forward = gflow.Weights(adjoint=diffrax.ForwardMode())
+    found = jax.jvp(lambda x: direction(x, forward), (x,), (change,))[1]
+    assert jnp.allclose(found, expected, atol=1e-8)
+    assert jnp.allclose(jnp.sum(jax.jacrev(direction)(x) * change, axis=(1, 2)), expected, atol=1e-8)
+    assert jnp.linalg.norm(expected) > 0.1

@@ -5,7 +5,7 @@ differs from the truth by more than its `error`: from the maximum ℓ2 or ℓ1 m
 dual route's limit for a diagonal tensor; elsewhere it is one with a singular-vector residual above 1e-10. All data are
 separable. Seconds include compilation.
 
-    python -u benchmarks/directions.py            (some ten minutes; each row is printed when it is known)
+    python -u benchmarks/directions.py            (some twenty minutes; each row is printed when it is known)
 """
 
 import time

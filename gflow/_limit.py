@@ -256,7 +256,10 @@ def _direction_of_weights(followed: Followed, options: tuple[Scalar, Weights]) -
         return followed.coefficients(with_weights(network, clock.weights(state)))
 
     betas = jax.vmap(beta)(run.rows.states)
-    turned = _with_evidence(end, given, remaining_angle(betas), tolerance, multipliers(end.network, given))
+    shares, left = multipliers(end.network, given), remaining_angle(betas)
+    if _kkt_residual(end.network, given, shares) is None:
+        left = jnp.full_like(left, jnp.inf)  # there is nothing but turns, and a plateau hardly turns
+    turned = _with_evidence(end, given, left, tolerance, shares)
     if not can_polish(network, problem):
         return turned
     before = with_weights(network, clock.weights(jax.tree.map(lambda v: v[1], run.rows.states)))
@@ -264,10 +267,6 @@ def _direction_of_weights(followed: Followed, options: tuple[Scalar, Weights]) -
     there = _whole_direction(followed, found.network, end)
     proved = end.converged & certain
     proved &= homogeneous_kkt_residual(there.network, given, found.shares) <= _STATIONARY
-    if _kkt_residual(end.network, given, found.shares) is None:  # then nothing but turns, and a plateau hardly turns
-        turned = _with_evidence(
-            end, given, jnp.full_like(found.error, jnp.inf), tolerance, multipliers(end.network, given)
-        )
     there = _with_evidence(there, given, found.error, tolerance, found.shares)
     return jax.tree.map(lambda v, w: jnp.where(proved, v, w), there, turned)
 

@@ -193,3 +193,14 @@ def test_a_path_arrives_at_the_limit_and_stays(L):
     assert jnp.array_equal(betas[-1], betas[-2])
     assert distance(betas[-1], end.coefficients) < 1e-8
     assert jnp.all(jnp.diff(path.log_losses) <= 0)
+
+
+@pytest.mark.parametrize("L", [2, 3, 5])
+@pytest.mark.parametrize("spread", [0.3, 0.0], ids=["free", "tied"])
+def test_angles_and_products_are_inverse_from_tiny_to_huge(L, spread):
+    """Two layers have a closed form, whose arcsinh has a branch at e^20."""
+    start = (1 + spread * jnp.arange(L))[:, None] * jnp.array([0.7, 1.0, 1.4])
+    systems = Coordinates.of(start, jnp.asarray(0.0))
+    for size in (1e-12, 1e-3, 1.0, 2e8, 3e8, 1e60):
+        rho = size * jnp.array([1.0, 2.0, 3.0])
+        np.testing.assert_allclose(systems.rho(systems.angle_of(rho)), rho, rtol=1e-12)

@@ -165,3 +165,14 @@ def test_derivatives_of_a_direction_are_those_of_its_equations():
     assert jnp.allclose(found, expected, atol=1e-8)
     assert jnp.allclose(jnp.sum(jax.jacrev(direction)(x) * change, axis=(1, 2)), expected, atol=1e-8)
     assert jnp.linalg.norm(expected) > 0.1
+
+
+def test_where_nothing_is_polished_nor_a_theorem_has_a_residual_nothing_is_certified():
+    """There are turns alone in float32, and the plateau at (1, 0) hardly turns."""
+    weights = tuple(jnp.array(v, jnp.float32) for v in ([1.0, 1e-4], [0.3, 3e-5]))
+    network = gflow.Multilinear(weights, jnp.asarray(PAIR, jnp.float32))
+    problem = gflow.Classification(jnp.array([[1.0, 1.1], [1.0, 1.1]], jnp.float32), jnp.ones(2, jnp.float32))
+    assert not can_polish(network, problem)
+    end = gflow.limit(network, problem)
+    assert not end.converged
+    assert jnp.isinf(end.error)

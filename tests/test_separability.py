@@ -16,7 +16,7 @@ def test_balance_agrees_with_exact_margins(n, d):
     A[:10, 1] = -2 * A[:10, 0]
     A[10:20, 1] = -A[10:20, 0] + 1e-8 * rng.normal(size=(10, d))
     A[20:] *= 10 ** rng.uniform(-6, 6, size=(10, n, 1))
-    found = jax.jit(jax.vmap(is_balanced))(jnp.asarray(A))
+    found = jax.jit(jax.vmap(is_balanced, (0, None)))(jnp.asarray(A), jnp.zeros(d))
     for rows, balanced in zip(A, found, strict=True):
         try:
             gflow.predict.maximum_margin(gflow.Classification(jnp.asarray(rows), jnp.ones(n)), 2)
@@ -24,6 +24,20 @@ def test_balance_agrees_with_exact_margins(n, d):
             assert balanced
         else:
             assert not balanced
+
+
+@pytest.mark.parametrize(("side", "balanced"), [([0.0, 0.0], False), ([1.0, 0.0], True), ([-1.0, 0.0], False)])
+def test_signs_that_are_kept_may_leave_nothing(side, balanced):
+    """Both points need ρ_0 < 0."""
+    assert is_balanced(jnp.array([[-1.0, 1.0], [-1.0, -1.0]]), jnp.array(side)) == balanced
+
+
+@pytest.mark.parametrize(("sign", "status"), [(1.0, gflow.Status.no_descent), (-1.0, gflow.Status.converged)])
+def test_equal_layers_that_cannot_turn_are_called_hopeless(sign, status):
+    X = jnp.array([[-1.0, 1.0], [-1.0, -1.0]])
+    layers = jnp.array([1.0, 0.5]), jnp.array([sign, 0.2])
+    end = gflow.limit(gflow.Diagonal(layers), gflow.Classification(X, jnp.ones(2)))
+    assert end.status == status
 
 
 @pytest.mark.parametrize(("gap", "hopeless"), [(0.0, True), (1e-8, False)])

@@ -93,7 +93,8 @@ def _directions(
 
     status = Status.where(coarse.status == Status.converged, fine.status, coarse.status)
     # A flow that has not arrived may have nowhere to go, or may only be slow.
-    hopeless = (status != Status.converged) & cone.is_balanced(after((coarse.steps + fine.steps).astype(A.dtype), A))
+    moving = after((coarse.steps + fine.steps).astype(A.dtype), jnp.where(coordinates.frozen, 0.0, A))
+    hopeless = (status != Status.converged) & cone.is_balanced(moving, coordinates.side)
     status = Status.where(hopeless, Status.no_descent, status)
     return _Directions(
         coordinates=coordinates,
@@ -253,8 +254,7 @@ class _CappedFlow(eqx.Module):
         return jnp.exp(jnp.minimum(log_shrink, 100.0)) * -self._log_loss(margins) - 1.0
 
     def is_stuck(self, state: Array) -> Bool[Array, ""]:
-        """Whether Aᵀq all but vanishes. With rows of unit size its norm bounds the maximum margin, so that to this many
-        digits the data are not separable."""
+        """Whether Aᵀq all but vanishes, relative to its terms: the flow rests, or is too slow to arrive."""
         q = self.multipliers(state)
         return jnp.linalg.norm(self.A.T @ q) < STUCK * jnp.sum(q * jnp.linalg.norm(self.A, axis=1))
 
@@ -382,14 +382,14 @@ def _run(flow: _CappedFlow, decades: Float[Array, " T"], tolerance: Scalar, max_
     out_of_steps = (first.result == diffrax.RESULTS.max_steps_reached) | (
         second.result == diffrax.RESULTS.max_steps_reached
     )
-    # The first phase ends well only where the loss is small.
-    in_vain = (first.result == diffrax.RESULTS.successful) & ~(flow.loss_is_small(state) > -1e-3)
+    # The first phase ends well only where the loss is small: at its end in vain, or all but stuck.
+    ended = (first.result == diffrax.RESULTS.successful) | (first.result == diffrax.RESULTS.event_occurred)
+    in_vain = ended & ~small_from_the_start & ~(flow.loss_is_small(state) > -1e-3)
     return _Run(
         angles=angles,
         multipliers=multipliers,
         status=first_of(
             (jnp.all(jnp.isfinite(angles[-1])), Status.converged),
-            (flow.is_stuck(state), Status.no_descent),
             (out_of_steps | in_vain, Status.step_limit),
             otherwise=Status.not_finite,
         ),

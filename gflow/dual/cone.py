@@ -59,14 +59,17 @@ def contains(Z: Float[Array, "n m"], y: Float[Array, " n"], side: Float[Array, "
     return reached, found._replace(outputs=y)
 
 
-def is_balanced(A: Float[Array, "n m"]) -> Bool[Array, ""]:
-    """Whether there are shares q ≥ 0, not all zero, with Aᵀq = 0 to round-off: then no β has Aβ > 0 (Gordan)."""
+def is_balanced(A: Float[Array, "n m"], side: Float[Array, " m"]) -> Bool[Array, ""]:
+    """Whether there are shares q ≥ 0, not all zero, with Aᵀq = 0 to round-off, or side · Aᵀq ≤ 0 where coordinates
+    keep their sign: then no ρ of these signs has Aρ > 0 (Gordan, Farkas)."""
+    n, m = A.shape
     eps = float(jnp.finfo(A.dtype).eps)
     sizes = jnp.linalg.norm(A, axis=1, keepdims=True)
-    rows = A / jnp.where(sizes > 0, sizes, 1.0)
-    sum_is_one = jnp.zeros(A.shape[1] + 1, A.dtype).at[-1].set(1.0)
-    q = _nonnegative(jnp.concatenate([rows.T, jnp.ones((1, len(A)), A.dtype)]), sum_is_one, 1e2 * eps)
-    return jnp.linalg.norm(q @ rows) <= 1e2 * len(A) * eps * jnp.sum(q)
+    columns = jnp.concatenate([A / jnp.where(sizes > 0, sizes, 1.0), jnp.diag(side)])
+    counted = (jnp.arange(n + m) < n).astype(A.dtype)
+    sum_is_one = jnp.zeros(m + 1, A.dtype).at[-1].set(1.0)
+    q = _nonnegative(jnp.concatenate([columns.T, counted[None]]), sum_is_one, 1e2 * eps)
+    return jnp.linalg.norm(q @ columns) <= 1e2 * n * eps * (counted @ q)
 
 
 def _with_signs(

@@ -176,7 +176,7 @@ def is_stationary(weights: Weights, network: Network, problem: Any) -> Bool[Arra
     each = jax.vmap(lambda one: norm(pull_back(one)[0]))(jnp.diag(shares))
     stationary = norm(pull_back(shares)[0]) <= STUCK * jnp.sum(each)
     if isinstance(network, LinearNetwork):
-        terms = jnp.abs(shares) @ jnp.linalg.norm(problem.X, axis=1)
-        stationary |= jnp.linalg.norm(shares @ problem.X) <= STUCK * terms
+        X = problem.X / jnp.maximum(jnp.max(jnp.abs(problem.X)), jnp.finfo(problem.X.dtype).tiny)  # no square overflows
+        stationary |= jnp.linalg.norm(shares @ X) <= STUCK * (jnp.abs(shares) @ jnp.linalg.norm(X, axis=1))
     # A loss below that of a single margin of zero classifies every point, and falls for ever.
     return stationary & (log_loss > problem.loss(jnp.zeros_like(log_loss)) - 1e-9)

@@ -131,3 +131,20 @@ def test_a_start_without_loss_is_its_own_limit():
 def test_inputs_of_another_length_are_named(one_point):
     with pytest.raises(ValueError, match=r"weights of shapes \(3,\), \(3,\) cannot take X of shape \(1, 2\)"):
         gflow.limit(initial.diagonal(jnp.ones(3)), one_point)
+
+
+def test_rows_that_all_but_depend_on_each_other_are_not_taken_for_fitted():
+    """Both stopping points lie before their difference has moved, and so does a residual of nine digits."""
+    network = gflow.Diagonal((jnp.array([1.0, 0.8, 0.6]), jnp.array([0.3, -0.2, 0.4])))
+
+    def off(gap):
+        X = jnp.array([[1.0, 0.2, 0.1], [1.0, 0.2 + gap, 0.1 + 0.5 * gap]])
+        problem = gflow.Regression(X, jnp.array([1.0, 1.0 + 0.7 * gap]))
+        end = gflow.limit(network, problem, method=gflow.Weights(max_steps=512))
+        exact = gflow.limit(network, problem)
+        return end.converged, end.error, exact.converged, gflow.measures.distance(end.coefficients, exact.coefficients)
+
+    converged, errors, exact, distances = jax.vmap(off)(jnp.array([1.0, 1e-7, 1e-8, 1e-9, 1e-11, 0.0]))
+    assert exact.all()
+    assert converged.tolist() == [True, *[False] * 4, True]  # a row that is there twice is no trouble
+    assert jnp.all(distances <= errors)

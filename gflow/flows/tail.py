@@ -52,10 +52,11 @@ def _correct(network: NetworkT, problem: Problem) -> NetworkT:
     K, off = gram(jnp.eye(outputs.size, dtype=outputs.dtype)), problem.discrepancy(outputs).ravel()
     scale = _scale(K)
     V = jnp.linalg.eigh(K / scale / scale[:, None])[1] / scale[:, None]
+    V = jax.lax.stop_gradient(V)  # any basis would do: eigenvectors need not have derivatives where rates are equal
     K = gram(V)
     moving = jnp.diagonal(K) > (_DEPENDENT * len(K) * jnp.finfo(K.dtype).eps) ** 2 * jnp.max(jnp.diagonal(K))
     V = jnp.where(moving, V, 0.0)
-    along = V @ _pseudo_solve(jnp.where(moving & moving[:, None], K, 0.0), V.T @ off)
+    along = V @ _pseudo_inverse(jnp.where(moving & moving[:, None], K, 0.0)) @ (V.T @ off)
     return _moved(network, backward(along.reshape(outputs.shape))[0])
 
 
@@ -79,13 +80,20 @@ def _moved(network: NetworkT, steps: tuple[Array, ...]) -> NetworkT:
     return with_weights(network, tuple(v - step for v, step in zip(network.weights, steps, strict=True)))
 
 
-def _pseudo_solve(K: Float[Array, "n n"], b: Float[Array, " n"]) -> Float[Array, " n"]:
-    """K⁺b for a positive semidefinite K, after its rows and columns have been brought to unit diagonal."""
+@jax.custom_jvp
+def _pseudo_inverse(K: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """K⁺ for a positive semidefinite K, after its rows and columns have been brought to unit diagonal."""
     scale = _scale(K)
     values, vectors = jnp.linalg.eigh(K / scale / scale[:, None])
     large = values > len(K) * jnp.finfo(K.dtype).eps * values[-1]
     inverse = jnp.where(large, 1 / jnp.where(large, values, 1.0), 0.0)
-    return vectors @ (inverse * (vectors.T @ (b / scale))) / scale
+    return (vectors * inverse) @ vectors.T / scale / scale[:, None]
+
+
+@_pseudo_inverse.defjvp
+def _pseudo_inverse_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    inverse = _pseudo_inverse(*primals)
+    return inverse, -inverse @ tangents[0] @ inverse  # of a range that stays as it is
 
 
 def _scale(K: Float[Array, "n n"]) -> Float[Array, " n"]:

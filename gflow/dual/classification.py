@@ -10,7 +10,8 @@ state where it is the smaller one. From L < 1/e on the clock is log s with s = �
 
 *The cap.* Support vectors' margins differ by O(1) while they grow like s, so q must be read from differences far below
 round-off. Beyond s = κ it is read from margins scaled down to a smallest one of κ instead: the tie is then kept to
-1/κ of the margin where the flow keeps it to 1/s, and directions move by O(1/κ − 1/s). Below the cap the flow is exact.
+1/κ of the margin where the flow keeps it to 1/s, and directions move by O(1/κ − 1/s). Below the cap the flow is exact,
+but for large starts that misclassify a point by more than κ, which are read likewise.
 Two caps, extrapolated from 1/κ to 1/s, remove the error and show its size.
 """
 
@@ -93,7 +94,8 @@ def _directions(
         return found.modes.coefficients(coordinates.unit_rho(x)[0])
 
     by_cap, by_start = (angle(jax.vmap(beta)(x), jax.vmap(beta)(fine.angles)) for x in (angles, coarse.angles))
-    not_yet_capped = decades <= jnp.log10(cap) - 1  # in neither run, which have parted before the loss was small
+    # Rows that are capped in neither run differ by steps' errors, unless the runs parted before the loss was small.
+    parted = (decades <= jnp.log10(cap) - 1) & (by_start > rtol)
     status = Status.where(coarse.status == Status.converged, fine.status, coarse.status)
     # A flow that has not arrived may have nowhere to go, or may only be slow.
     moving = after((coarse.steps + fine.steps).astype(A.dtype), jnp.where(coordinates.frozen, 0.0, A))
@@ -104,7 +106,7 @@ def _directions(
         log_unit=log_unit,
         angles=angles,
         multipliers=shares / jnp.sum(shares, axis=-1, keepdims=True),
-        errors=jnp.where(not_yet_capped, by_start / 9, by_cap),
+        errors=jnp.where(parted, by_start / 9, by_cap),
         status=status,
         steps=coarse.steps + fine.steps,
         rejected_steps=coarse.rejected_steps + fine.rejected_steps,

@@ -1,0 +1,1 @@
+"""Sweeps: a labelled grid of initialisations, on one machine or many."""

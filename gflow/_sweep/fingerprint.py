@@ -78,13 +78,12 @@ def _composed(value: Any) -> Iterator[Any]:
 
 
 def _is_installed(value: Any) -> bool:
-    module = sys.modules.get(value.__module__)
+    name = value.__module__ or ""
+    module = sys.modules.get(name)
+    if module is None or name == "__main__":
+        return False
     file = getattr(module, "__file__", None)
-    return value.__module__.split(".")[0] == "gflow" or (value.__module__ != "__main__" and _within(file))
-
-
-def _within(file: str | None) -> bool:
-    return file is None or file.startswith(_INSTALLED)
+    return name.split(".")[0] == "gflow" or file is None or file.startswith(_INSTALLED)
 
 
 def _code(value: Any) -> Any:

@@ -18,6 +18,7 @@ import os
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -66,30 +67,31 @@ class Store:
             name: zarr.open_array(path / "data" / name, mode="r+", zarr_format=3).with_config(config) for name in fields
         }
         self.crashed = set[int]()
-        entries, damaged = _entries(path, key)
-        self.done = {
-            k for k, files in entries.items() if not (bad := _spoiled(path, files)) and not damaged.extend(bad)
-        }
+        entries, damaged = _intact(path, key)
+        self.done = set(entries)
         _warn(path, damaged, "their chunks are computed again")
         kept = [_line({"key": key, "chunk": k, "files": entries[k]}) for k in sorted(self.done)]
         _replace(path / "ledger", b"".join(kept))
         self._ledger = open(path / "ledger", "ab")  # noqa: SIM115 (closed by `writing`)
+        self._writers = ThreadPoolExecutor(8)  # which wait for the disk at the same time
 
     def close(self) -> None:
+        self._writers.shutdown()
         self._ledger.close()
 
     def write(self, k: int, columns: dict[str, np.ndarray]) -> None:
-        first, files = k * self.plan.chunk, {}
-        for name, array in self._arrays.items():
-            values = columns[name]
-            array[first : first + self.plan.chunk] = _filled(values, self.plan.chunk)
-            file = self.path / "data" / name / ".".join(str(i) for i in (k, *[0] * (values.ndim - 1)))
-            _sync(file)
-            files[str(file.relative_to(self.path))] = _size_and_checksum(file)
-        for name in self._arrays:
-            _sync(self.path / "data" / name)
+        files = dict(self._writers.map(lambda name: self._write(k, name, columns[name]), self._arrays))
         self._append({"key": self._key, "chunk": k, "files": files})
         self.done.add(k)
+
+    def _write(self, k: int, name: str, values: np.ndarray) -> tuple[str, list[int]]:
+        """Puts a variable's chunk on disk: its file's name, size and checksum."""
+        chunk, folder = self.plan.chunk, self.path / "data" / name
+        self._arrays[name][k * chunk : (k + 1) * chunk] = _filled(values, chunk)
+        file = folder / ".".join(str(i) for i in (k, *[0] * (values.ndim - 1)))
+        _sync(file)
+        _sync(folder)
+        return str(file.relative_to(self.path)), _size_and_checksum(file)
 
     def crash(self, k: int) -> None:
         self._append({"key": self._key, "chunk": k, "files": None})
@@ -139,7 +141,7 @@ def known(path: Path, request: dict[str, Any], chunk: int | None) -> dict[str, A
         return None
     before = manifest["request"] | {"chunk": manifest["chunk"]}
     request = request | {"chunk": manifest["chunk"] if chunk is None else chunk}
-    for name in {**before, **request}:
+    for name in {**request, **before}:
         there, here = before.get(name), request.get(name)
         if there != here:
             raise ValueError(
@@ -156,8 +158,9 @@ def planned(path: Path, manifest: dict[str, Any]) -> tuple[Grid, Plan] | None:
         return None
     found = np.load(io.BytesIO(content), allow_pickle=False)
     coordinates = {
-        name: Coordinate(c["dim"], found[f"coordinate {name}"].astype(object if c["object"] else None), c["attrs"])
+        name: Coordinate(c["dim"], values.astype(object) if c["object"] else values, c["attrs"])
         for name, c in manifest["coordinates"].items()
+        for values in [found[f"coordinate {name}"]]
     }
     return Grid(coordinates), Plan(found["order"], tuple(manifest["sizes"]), manifest["chunk"])
 
@@ -185,7 +188,8 @@ def writing(
         )
     digests = {"plan.npz": _digest(content)} | {f"data/{name}": _digest(v) for name, v in metadata.items()}
     for name, value in ({"plan.npz": content} | {f"data/{n}": v for n, v in metadata.items()}).items():
-        _replace(path / name, value)
+        if not (path / name).exists() or (path / name).read_bytes() != value:
+            _replace(path / name, value)
     manifest = {
         "format": 1,
         "key": key,
@@ -226,13 +230,9 @@ def reading(path: Path) -> tuple[dict[str, Any], Grid, Plan, set[int], set[int]]
             f"{path}: {', '.join(spoiled)} is not what was written. The call of gflow.sweep that made the store "
             "writes it again."
         )
-    entries, damaged = _entries(path, manifest["key"])
-    crashed = _crashed(path, manifest["key"])
-    done = set()
-    for k, files in entries.items():
-        bad = _spoiled(path, files)
-        damaged.extend(bad)
-        done |= set() if bad else {k}
+    entries, damaged = _intact(path, manifest["key"])
+    crashed = {entry["chunk"] for entry in _lines(path)[0] if entry["files"] is None}
+    done = set(entries)
     _warn(path, damaged, "their lanes count as not computed")
     return manifest, *found, done, crashed - done
 
@@ -281,19 +281,21 @@ def _filled(values: np.ndarray, rows: int) -> np.ndarray:
     return np.concatenate([values, np.full((short, *values.shape[1:]), blank(values.dtype), values.dtype)])
 
 
-def _entries(path: Path, key: str) -> tuple[dict[int, Any], list[str]]:
-    """The files of each chunk in the ledger, and the lines that are damaged. A last line that is cut is none of them:
-    that is how a process ends that is killed."""
+def _intact(path: Path, key: str) -> tuple[dict[int, dict[str, list[int]]], list[str]]:
+    """The files of each chunk that is as it was written, and what else is damaged."""
     lines, damaged = _lines(path)
-    entries = {entry["chunk"]: entry["files"] for entry in lines if entry["key"] == key}
-    return {k: files for k, files in entries.items() if files is not None}, damaged
-
-
-def _crashed(path: Path, key: str) -> set[int]:
-    return {entry["chunk"] for entry in _lines(path)[0] if entry["key"] == key and entry["files"] is None}
+    entries = {entry["chunk"]: entry["files"] for entry in lines if entry["key"] == key and entry["files"] is not None}
+    for k, files in list(entries.items()):
+        bad = [name for name, seen in files.items() if _size_and_checksum(path / name) != seen]
+        damaged += bad
+        if bad:
+            del entries[k]
+    return entries, damaged
 
 
 def _lines(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """The ledger's lines, and those that are damaged. A last line that is cut is none of them: that is how a process
+    ends that is killed."""
     if not (path / "ledger").exists():
         return [], []
     *whole, rest = (path / "ledger").read_bytes().split(b"\n")
@@ -318,10 +320,6 @@ def _line(entry: dict[str, Any]) -> bytes:
 def _parse(line: bytes) -> dict[str, Any] | None:
     text, _, checksum = line.rpartition(b" ")
     return json.loads(text) if checksum == f"{zlib.crc32(text):08x}".encode() else None
-
-
-def _spoiled(path: Path, files: dict[str, list[int]]) -> list[str]:
-    return [name for name, seen in files.items() if _size_and_checksum(path / name) != seen]
 
 
 def _size_and_checksum(file: Path) -> list[int]:

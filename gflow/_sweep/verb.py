@@ -119,9 +119,10 @@ def _request(job: Job, grid: Grid) -> dict[str, Any]:
     """What two calls must have in common to be the same sweep."""
     verbs = {f"verb {name}".rstrip(): fingerprint(verb) for name, verb in job.verbs.items()}
     axes = {f"grid {name}": fingerprint((c.dim, c.values)) for name, c in grid.coordinates.items()}
-    return {"make": fingerprint(job.make), **verbs, **axes, "x64": x64(), **_versions()}
+    return {**axes, "make": fingerprint(job.make), **verbs, "x64": x64(), **_versions()}
 
 
+@functools.cache
 def _versions() -> dict[str, str]:
     return {name: version(name) for name in ("gflow", "jax", "jaxlib", "diffrax", "equinox", "optimistix", "lineax")}
 

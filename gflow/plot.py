@@ -157,7 +157,8 @@ def against_scale(ax: "Axes", found: Any, name: str, scale: str = "alpha", expec
         *others, entries = (d for d in found[variable].dims if d != scale)
         lines = found[variable].stack(line=others, create_index=False).transpose(entries, "line", scale)
         for i, entry in enumerate(lines.values):
-            ax.plot(found[scale], entry.T, **({"color": f"C{i}"} | look))
+            style: dict = {"color": f"C{i}", **look}
+            ax.plot(found[scale], entry.T, **style)
     ax.set(xscale="log", xlabel="initial scale α", ylabel=found[name].attrs.get("long_name", name))
     _without_box(ax)
     return ax

@@ -100,6 +100,14 @@ def test_lanes_are_sorted_by_a_cost_that_is_a_product_over_dimensions():
     assert np.std(error) < 0.3
 
 
+def test_lanes_that_are_drawn_at_random_are_sorted_by_their_values():
+    lengths = np.where(np.random.default_rng(0).random(1000) < 0.05, 100, 1)
+    grid = as_grid({"a": ("draw", np.arange(1000.0)), "length": ("draw", lengths)})
+    sampled = np.arange(0, 1000, 7)
+    found = plan(grid, 10, [(sampled, lengths[sampled].astype(float))])
+    assert (np.diff(lengths[found.order]) >= 0).all()
+
+
 def test_equal_costs_leave_the_grids_order():
     grid = as_grid({"alpha": np.arange(6.0), "seed": np.arange(3)})
     lanes = np.arange(grid.lanes)

@@ -50,6 +50,17 @@ class Grid:
         """Where along each dimension lanes stand."""
         return dict(zip(self.sizes, np.unravel_index(lanes, tuple(self.sizes.values())), strict=True))
 
+    def ranks(self) -> dict[str, tuple[str, Int[np.ndarray, " size"]]]:
+        """The order of each coordinate's values along its dimension; of arrays their place."""
+        return {
+            name: (
+                c.dim,
+                np.unique(c.values, return_inverse=True)[1] if c.values.ndim == 1 else np.arange(len(c.values)),
+            )
+            for name, c in self.coordinates.items()
+            if not c.static
+        }
+
     def at(self, lanes: Int[np.ndarray, " k"]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """The static coordinates that lanes of one group share, and the others, one row a lane."""
         where = self.indices(lanes)
@@ -144,7 +155,7 @@ class Plan:
 def plan(grid: Grid, chunk: int, samples: Iterable[tuple[np.ndarray, np.ndarray]] = ()) -> Plan:
     """Sorts lanes within their groups by the cost expected from `samples`, (lanes, costs) of each group."""
     groups = grid.groups()
-    for i, (lanes, costs) in enumerate(samples):
+    for i, (lanes, costs) in enumerate(samples if grid.ranks() else ()):
         groups[i] = groups[i][np.argsort(expected_log_costs(grid, groups[i], lanes, costs), kind="stable")]
     return Plan(np.concatenate(groups), tuple(map(len, groups)), chunk)
 
@@ -155,18 +166,23 @@ _KNOTS = 16  # of a dimension: enough for a cost that varies with log α
 def expected_log_costs(
     grid: Grid, lanes: Int[np.ndarray, " k"], sampled: Int[np.ndarray, " s"], costs: Float[np.ndarray, " s"]
 ) -> Float[np.ndarray, " k"]:
-    """The logarithm of what lanes will cost, as a sum of piecewise linear functions of the dimensions fitted to a
-    sample."""
-    knots = {dim: np.linspace(0, size - 1, min(_KNOTS, size)) for dim, size in grid.sizes.items()}
+    """The logarithm of what lanes will cost, as a sum of piecewise linear functions of the ranks of the coordinates,
+    fitted to a sample."""
+    ranks = grid.ranks()
+    knots = {name: np.linspace(0, rank.max(), min(_KNOTS, rank.max() + 1)) for name, (_, rank) in ranks.items()}
 
-    def hats(lanes: np.ndarray, dim: str) -> np.ndarray:
-        index = grid.indices(lanes)[dim]
-        return np.stack([np.interp(index, knots[dim], hat) for hat in np.eye(len(knots[dim]))], axis=1)
+    def at(lanes: np.ndarray, name: str) -> np.ndarray:
+        dim, rank = ranks[name]
+        return rank[grid.indices(lanes)[dim]]
 
-    basis = np.concatenate([hats(sampled, dim) for dim in knots], axis=1)
+    def hats(name: str) -> np.ndarray:
+        index, x = at(sampled, name), knots[name]
+        return np.stack([np.interp(index, x, hat) for hat in np.eye(len(x))], axis=1)
+
+    basis = np.concatenate([hats(name) for name in knots], axis=1)
     heights = np.linalg.lstsq(basis, np.log(np.maximum(costs, 1.0)), rcond=None)[0]
-    at, total, first = grid.indices(lanes), np.zeros(len(lanes)), 0
-    for dim, x in knots.items():
-        total += np.interp(at[dim], x, heights[first : first + len(x)])
+    total, first = np.zeros(len(lanes)), 0
+    for name, x in knots.items():
+        total += np.interp(at(lanes, name), x, heights[first : first + len(x)])
         first += len(x)
     return np.round(total, 6)  # equal costs keep the grid's order

@@ -17,7 +17,7 @@ ends     = jax.vmap(lambda a: gflow.limit(gflow.scale(network, a), problem).netw
 ```
 
 Nouns (Network, Problem, Solution, Path, Prediction, Comparison) and verbs (flow, limit, descend, predict,
-compare, and `jax.vmap` for sweeps). The names below are in reading order.
+compare, and sweep for grids of them). The names below are in reading order.
 """
 
 # isort: skip_file

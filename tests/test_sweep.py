@@ -214,6 +214,13 @@ def test_bad_calls_say_so(verb, grid, message, unchecked_types):
         gflow.sweep(lambda a: a, product, {"a": [1.0]})
 
 
+def test_without_the_extra_it_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for call in (lambda: gflow.sweep(pair, product, {"a": [1.0]}), lambda: gflow.open_sweep(tmp_path)):
+        with pytest.raises(ImportError, match=r"sweeps need xarray, zarr, cloudpickle: pip install 'gflow\[sweep\]'"):
+            call()
+
+
 DEVICES = """
     import jax, numpy as np, gflow, jax.numpy as jnp, lineax
     from gflow._sweep import work

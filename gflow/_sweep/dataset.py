@@ -1,5 +1,6 @@
 """Results as an `xarray.Dataset` with the grid's own dimensions."""
 
+import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,13 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
+def require_libraries() -> None:
+    """Raises ImportError where what sweeps need is not installed."""
+    missing = [name for name in ("xarray", "zarr", "cloudpickle") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(f"sweeps need {', '.join(missing)}: pip install 'gflow[sweep]'.")
+
+
 def open_sweep(store: str | Path) -> "xr.Dataset":
     """The data set of a sweep's directory, finished or not, also while it is being written.
 
@@ -22,6 +30,7 @@ def open_sweep(store: str | Path) -> "xr.Dataset":
     **Raises** ValueError where there is no sweep, or where the files that describe it are damaged; chunks that are
     damaged are named in a warning and count as not computed.
     """
+    require_libraries()
     import xarray as xr
 
     path = Path(store)

@@ -19,7 +19,7 @@ import numpy as np
 from .._checks import require_count
 from ..records import Status
 from .columns import Column, blank
-from .dataset import of_memory, open_sweep
+from .dataset import of_memory, open_sweep, require_libraries
 from .engine import Broken, computed
 from .fingerprint import fingerprint
 from .grid import Grid, Plan, as_grid, plan
@@ -77,6 +77,7 @@ def sweep(
     ends.error.max("seed")
     ```
     """
+    require_libraries()
     if chunk is not None:
         require_count("chunk", chunk)
     job = Job(make, _verbs(verb))

@@ -18,8 +18,9 @@ import numpy as np
 from ..predict import Refusal
 from .columns import REFUSED, Column, Eager, arrays, as_verb, columns, refused
 
-# On a CPU the lanes of a group wait for its slowest: of the paper's toys a group of 16 is within a third of the best.
-GROUP = 16
+# On a CPU lanes of a group wait for its slowest. Sorted lanes hardly do, and of the paper's toys 256 at a time are twice
+# as fast as 64, four times as fast as 16, and twice as fast as 20,000 (benchmarks/sweeps.py).
+GROUP = 256
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -18,8 +18,8 @@ import numpy as np
 from ..predict import Refusal
 from .columns import REFUSED, Column, Eager, arrays, as_verb, columns, refused
 
-# On a CPU lanes of a group wait for its slowest. Sorted lanes hardly do, and of the paper's toys 256 at a time are twice
-# as fast as 64, four times as fast as 16, and twice as fast as 20,000 (benchmarks/sweeps.py).
+# On a CPU lanes of a group wait for its slowest. Sorted lanes hardly do: of the paper's toys 256 at a time are twice as
+# fast as 64, four times as fast as 16, and twice as fast as 20,000 (benchmarks/sweeps.py).
 GROUP = 256
 
 

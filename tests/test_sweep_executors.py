@@ -4,6 +4,7 @@ import concurrent.futures
 import multiprocessing
 import os
 import pathlib
+import threading
 import time
 
 import numpy as np
@@ -125,6 +126,38 @@ class Scripted(concurrent.futures.Executor):
 def test_a_task_is_tried_three_times(failures):
     found = dict(computed(Scripted({2: failures}), lambda task: 10 * task, [(i,) for i in range(5)]))
     assert found == {0: 0, 1: 10, 2: 20 if failures < len(WINDOWS) else None, 3: 30, 4: 40}
+
+
+class Fragile(concurrent.futures.Executor):
+    """A pool that breaks at one task, and takes all tasks with it that are in flight."""
+
+    def __init__(self, deadly):
+        self.deadly, self.flying, self.broken = deadly, {}, False
+
+    def submit(self, function, task):
+        if self.broken:
+            raise concurrent.futures.BrokenExecutor
+        future = concurrent.futures.Future()
+        self.flying[future] = task
+        threading.Timer(0.01, self.run, [function]).start()
+        return future
+
+    def run(self, function):
+        self.broken |= self.deadly in self.flying.values()
+        for future, task in list(self.flying.items()):
+            if self.flying.pop(future, None) is None:
+                continue  # another thread has it
+            if self.broken:
+                future.set_exception(concurrent.futures.BrokenExecutor())
+            else:
+                future.set_result(function(task))
+
+
+def test_a_task_that_breaks_pools_takes_no_other_with_it():
+    made = []
+    found = dict(computed(lambda: made.append(1) or Fragile(3), lambda task: -task, [(i,) for i in range(100)]))
+    assert found == {i: -i if i != 3 else None for i in range(100)}
+    assert 3 <= len(made) <= 5
 
 
 class Batch:

@@ -193,6 +193,17 @@ def test_what_is_damaged_is_named_and_computed_again(tmp_path, whole, monkeypatc
     assert written == [2]
 
 
+def test_a_chunk_that_is_altered_after_its_store_was_opened_is_not_read(tmp_path):
+    call(tmp_path)
+    found = gflow.open_sweep(tmp_path)
+    random, file = np.random.default_rng(0), tmp_path / "data" / "square" / "2"
+    content = file.read_bytes()
+    for _ in range(20):
+        file.write_bytes(flip(content, random))
+        with pytest.raises(ValueError, match="checksum"):
+            found.copy(deep=False).square.load()
+
+
 def test_a_chunk_that_is_missing_or_not_in_the_ledger_does_not_exist(tmp_path, whole):
     call(tmp_path)
     lines = (tmp_path / "ledger").read_bytes().splitlines(keepends=True)

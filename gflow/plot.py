@@ -166,7 +166,7 @@ def against_scale(ax: "Axes", found: Any, name: str, scale: str = "alpha", expec
 
 def distances(ax: "Axes", found: Any, names: Sequence[str], scale: str = "alpha") -> "Axes":
     """Distances or angles of a sweep against the initial scale, the median over all other dimensions, with the slope
-    between the two smallest decades' ends in the legend: distance ~ α^slope.
+    fitted to the two decades of smallest scales in the legend: distance ~ α^slope.
 
     ```python
     gflow.plot.distances(plt.figure().add_subplot(), ends, ["to_l1", "to_l2"])
@@ -177,7 +177,7 @@ def distances(ax: "Axes", found: Any, names: Sequence[str], scale: str = "alpha"
         alpha, y = np.asarray(found[scale]), np.asarray(values)
         near = (alpha <= 100 * alpha.min()) & (y > 0)
         slope = np.polyfit(np.log(alpha[near]), np.log(y[near]), 1)[0] if near.sum() > 1 else np.nan
-        ax.plot(alpha, y, **style, label=f"{name}, slope {slope:.2g}")
+        ax.plot(alpha, y, **style, label=name if np.isnan(slope) else f"{name}, slope {slope:.2g}")
     ax.set(xscale="log", yscale="log", xlabel="initial scale α", ylabel="distance")
     ax.legend(frameon=False)
     _without_box(ax)
@@ -227,9 +227,10 @@ def sweep_figure(found: Any, scale: str = "alpha") -> "Figure":
         if others and variable.dims == (scale, others[0]) and str(name).split("_")[-1] in ("error", "distance"):
             panels.append((heat_map, (name, scale, others[0])))
     with matplotlib.rc_context(FONT):
-        figure = Figure(figsize=(4.2 * max(1, len(panels[:6])), 3.4), layout="constrained")
-        for i, (draw_panel, arguments) in enumerate(panels[:6]):
-            draw_panel(figure.add_subplot(1, len(panels[:6]), i + 1), found, *arguments)
+        rows = max(1, -(-len(panels) // 3))
+        figure = Figure(figsize=(12.6, 3.4 * rows), layout="constrained")
+        for i, (draw_panel, arguments) in enumerate(panels):
+            draw_panel(figure.add_subplot(rows, 3, i + 1), found, *arguments)
     return figure
 
 

@@ -162,7 +162,7 @@ def _scalars(end: Solution) -> dict[str, Column]:
         "log_time": Column(end.log_time, (), {"long_name": "log t"}),
         "status": _status(end.status),
         "route": _flags(end.route, Route),
-        "error": Column(end.error, (), {"long_name": "error bound, relative of a point, in radians of a direction"}),
+        "error": Column(end.error, (), {"long_name": "error bound"}),
         **certificate,
         "steps": Column(end.steps, (), {"units": "1"}),
         "rejected_steps": Column(end.rejected_steps, (), {"units": "1"}),

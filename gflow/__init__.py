@@ -17,7 +17,7 @@ ends     = jax.vmap(lambda a: gflow.limit(gflow.scale(network, a), problem).netw
 ```
 
 Nouns (Network, Problem, Solution, Path, Prediction, Comparison) and verbs (flow, limit, descend, predict,
-compare, and `jax.vmap` for sweeps). The names below are in reading order.
+compare, and sweep for grids of them). The names below are in reading order.
 """
 
 # isort: skip_file
@@ -79,6 +79,9 @@ from ._descend import descend as descend
 from . import predict as predict
 from ._compare import compare as compare
 from ._compare import Comparison as Comparison
+from ._sweep import sweep as sweep
+from ._sweep import open_sweep as open_sweep
+from ._sweep import Eager as Eager
 
 if _TYPE_CHECKING:
     from . import plot as plot

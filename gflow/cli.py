@@ -75,6 +75,127 @@ def reproduce(out: Path) -> None:
     sys.exit(0 if all(run.agrees for run in runs) else 1)
 
 
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@main.command(short_help="Run the sweep that a TOML file describes, or go on with it.")
+@click.argument("file", type=_FILE)
+def sweep(file: Path) -> None:
+    """Run the sweep that FILE.toml describes. A sweep that was interrupted goes on where it ended.
+
+    \b
+    make = "mine.py:make"        # make(**coordinates) -> (network, problem), in a file beside this one
+    verb = "limit"               # flow, limit, predict, compare, "mine.py:function", or a list of them
+    store = "ends"               # the directory of the results
+    processes = 2                # optional: worker processes
+    chunk = 1024                 # optional: lanes that are computed together
+    [grid]
+    alpha = { logspace = [-4, 1, 100] }
+    seed = { arange = [20] }
+    width = [1.0, 2.0]
+    """
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    import concurrent.futures
+    import functools
+    import multiprocessing
+    import tomllib
+
+    from ._sweep import sweep as run
+
+    try:
+        asked = tomllib.loads(file.read_text(encoding="utf-8"))
+        unknown = set(asked) - {"make", "verb", "store", "processes", "chunk", "grid"}
+        missing = {"make", "verb", "store", "grid"} - set(asked)
+        if unknown or missing:
+            raise ValueError(
+                f"it must name make, verb, store and grid; {', '.join(sorted(unknown or missing))} "
+                f"{'is not known' if unknown else 'is missing'}."
+            )
+        verbs = asked["verb"] if isinstance(asked["verb"], list) else [asked["verb"]]
+        found = {name.rpartition(":")[2]: _function(file.parent, name) for name in verbs}
+        grid = {name: _axis(axis) for name, axis in asked["grid"].items()}
+        spawn = multiprocessing.get_context("spawn")
+        pool = functools.partial(concurrent.futures.ProcessPoolExecutor, asked.get("processes"), mp_context=spawn)
+        run(
+            _function(file.parent, asked["make"]),
+            found if len(found) > 1 else next(iter(found.values())),
+            grid,
+            chunk=asked.get("chunk"),
+            store=file.parent / asked["store"],
+            executor=pool if "processes" in asked else None,
+        )
+    except (ValueError, OSError, RuntimeError, TypeError, KeyboardInterrupt) as error:
+        raise click.ClickException(f"{file}: {' '.join(str(error).split()) or type(error).__name__}") from error
+    click.echo(f"Done: {file.parent / asked['store']}. Look at it by gflow show, or gflow.open_sweep.")
+
+
+def _function(folder: Path, name: str) -> Any:
+    """A verb of gflow's, or "file.py:function"."""
+    import runpy
+
+    from . import predict
+    from ._compare import compare
+    from ._flow import flow
+    from ._limit import limit
+
+    known = {"flow": flow, "limit": limit, "predict": predict.limit, "compare": compare}
+    file, colon, function = name.rpartition(":")
+    if not colon:
+        if name not in known:
+            raise ValueError(f'{name!r} is none of {", ".join(known)}, nor a function as "mine.py:{name}".')
+        return known[name]
+    found = runpy.run_path(str(folder / file))
+    if not callable(found.get(function)):
+        raise ValueError(f"{file} has no function {function!r}.")
+    return found[function]
+
+
+def _axis(axis: Any) -> Any:
+    """Values, or a table of one of numpy's ranges and its arguments."""
+    import numpy as np
+
+    ranges = {"logspace": np.logspace, "geomspace": np.geomspace, "linspace": np.linspace, "arange": np.arange}
+    if not isinstance(axis, dict):
+        return axis
+    if len(axis) != 1 or not set(axis) <= set(ranges):
+        raise ValueError(f"an axis is a list of values, or a table such as {{ logspace = [-4, 1, 100] }}; got {axis}.")
+    ((name, arguments),) = axis.items()
+    return ranges[name](*arguments)
+
+
+@main.command(short_help="Summarise a sweep's directory, and draw it.")
+@click.argument("store", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="File for the figure, such as sweep.png.")
+def show(store: Path, out: Path | None) -> None:
+    """Print what the directory STORE of a sweep holds, finished or not, and draw it with --out."""
+    import numpy as np
+
+    from ._sweep import open_sweep
+
+    try:
+        found = open_sweep(store)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+    sizes = " × ".join(f"{found.sizes[c.dims[0]]} {name}" for name, c in found.coords.items())
+    click.echo(f"{found.attrs['lanes']} lanes: {sizes}, gflow {found.attrs['gflow']}, {found.attrs['device']}")
+    for name, variable in found.data_vars.items():
+        if str(name).split("_")[-1] == "status":
+            labels = dict(zip(variable.attrs["flag_values"], variable.attrs["flag_meanings"].split(), strict=True))
+            codes, counts = np.unique(variable.values, return_counts=True)
+            counted = (f"{count} {labels[code].replace('_', ' ')}" for code, count in zip(codes, counts, strict=True))
+            click.echo(f"{name:24} {', '.join(counted)}")
+        elif variable.dtype.kind == "f" and np.isfinite(variable.values).any():
+            values = variable.values[np.isfinite(variable.values)]
+            click.echo(f"{name:24} from {values.min():.4g} to {values.max():.4g}, median {np.median(values):.4g}")
+    if out is not None:
+        from . import plot
+
+        write(out, _image(plot.sweep_figure(found), out.suffix.lstrip(".")))
+        click.echo(f"The figure is {out}.")
+
+
 def _writable(out: Path) -> None:
     """Makes the folder now, so that a wrong path is reported before the work and not after it."""
     try:

@@ -1,7 +1,7 @@
 """Figures: records in, Axes out. matplotlib is imported when the first figure is drawn."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -138,6 +138,100 @@ def loss_for_angle(
     ax.legend(title="within", frameon=False)
     _without_box(ax)
     return ax
+
+
+def against_scale(ax: "Axes", found: Any, name: str, scale: str = "alpha", expected: str | None = None) -> "Axes":
+    """A vector of a sweep, as its coefficients, against the initial scale: a colour for each of its entries.
+
+    - `found`: the data set of `gflow.sweep`; a line for each value of its other dimensions.
+    - `expected`: the name of a variable of the same shape to be drawn dashed, as a prediction.
+
+    ```python
+    gflow.plot.against_scale(plt.figure().add_subplot(), ends, "end_coefficients", expected="expected_coefficients")
+    ```
+    """
+    looks: tuple[dict, dict] = ({"lw": 1.2}, {"lw": 1.1, "ls": (0, (4, 3)), "color": "black"})
+    for variable, look in zip((name, expected), looks, strict=True):
+        if variable is None:
+            continue
+        *others, entries = (d for d in found[variable].dims if d != scale)
+        lines = found[variable].stack(line=others, create_index=False).transpose(entries, "line", scale)
+        for i, entry in enumerate(lines.values):
+            style: dict = {"color": f"C{i}", **look}
+            ax.plot(found[scale], entry.T, **style)
+    ax.set(xscale="log", xlabel="initial scale α", ylabel=found[name].attrs.get("long_name", name))
+    _without_box(ax)
+    return ax
+
+
+def distances(ax: "Axes", found: Any, names: Sequence[str], scale: str = "alpha") -> "Axes":
+    """Distances or angles of a sweep against the initial scale, the median over all other dimensions, with the slope
+    fitted to the two decades of smallest scales in the legend: distance ~ α^slope.
+
+    ```python
+    gflow.plot.distances(plt.figure().add_subplot(), ends, ["to_l1", "to_l2"])
+    ```
+    """
+    for name, style in zip(names, _LEVELS, strict=False):
+        values = found[name].median([d for d in found[name].dims if d != scale])
+        alpha, y = np.asarray(found[scale]), np.asarray(values)
+        near = (alpha <= 100 * alpha.min()) & (y > 0)
+        slope = np.polyfit(np.log(alpha[near]), np.log(y[near]), 1)[0] if near.sum() > 1 else np.nan
+        ax.plot(alpha, y, **style, label=name if np.isnan(slope) else f"{name}, slope {slope:.2g}")
+    ax.set(xscale="log", yscale="log", xlabel="initial scale α", ylabel="distance")
+    ax.legend(frameon=False)
+    _without_box(ax)
+    return ax
+
+
+def trajectories(ax: "Axes", found: Any, name: str = "coefficients", entries: tuple[int, int] = (0, 1)) -> "Axes":
+    """Two entries of the paths of a sweep against each other, from their starts (dots) on."""
+    rows = found[name].stack(line=[d for d in found[name].dims if d not in found[name].dims[-2:]], create_index=False)
+    for path in rows.transpose("line", *found[name].dims[-2:]).values:
+        ax.plot(path[:, entries[0]], path[:, entries[1]], color="#0072B2", lw=0.7)
+        ax.plot(*path[0, list(entries)], **START)
+    ax.set(xlabel=f"β{entries[0] + 1}", ylabel=f"β{entries[1] + 1}")
+    _without_box(ax)
+    return ax
+
+
+def heat_map(ax: "Axes", found: Any, name: str, x: str = "alpha", y: str = "seed") -> "Axes":
+    """A variable over two dimensions of a sweep, in logarithms where it is positive throughout."""
+    from matplotlib.colors import LogNorm
+
+    values = found[name].transpose(y, x).values
+    finite = values[np.isfinite(values)]
+    norm = LogNorm() if finite.size and finite.min() > 0 and finite.max() > 100 * finite.min() else None
+    mesh = ax.pcolormesh(found[x], np.arange(found.sizes[y]), values, norm=norm, shading="nearest", rasterized=True)
+    ax.figure.colorbar(mesh, ax=ax, pad=0.02).set_label(found[name].attrs.get("long_name", name))
+    ax.set(xscale="log", xlabel="initial scale α" if x == "alpha" else x, ylabel=y)
+    _without_box(ax)
+    return ax
+
+
+def sweep_figure(found: Any, scale: str = "alpha") -> "Figure":
+    """What of a sweep can be seen at a glance: vectors against the scale, distances, and maps of scale and another
+    dimension."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    panels = []
+    others = [d for d in found.sizes if d != scale and d in found.coords and found[d].ndim == 1]
+    for name, variable in found.data_vars.items():
+        if scale not in variable.dims:
+            continue
+        if variable.dims[-1] == "input" and "row" not in variable.dims and "coefficients" in str(name):
+            panels.append((against_scale, (name, scale)))
+        if str(name).split("_")[-1] in ("distance", "angle") and np.isfinite(variable).any():
+            panels.append((distances, ([name], scale)))
+        if others and variable.dims == (scale, others[0]) and str(name).split("_")[-1] in ("error", "distance"):
+            panels.append((heat_map, (name, scale, others[0])))
+    with matplotlib.rc_context(FONT):
+        rows = max(1, -(-len(panels) // 3))
+        figure = Figure(figsize=(12.6, 3.4 * rows), layout="constrained")
+        for i, (draw_panel, arguments) in enumerate(panels):
+            draw_panel(figure.add_subplot(rows, 3, i + 1), found, *arguments)
+    return figure
 
 
 def _angle_curves(paths: Path, expected: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

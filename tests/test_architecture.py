@@ -22,6 +22,7 @@ ROOMS = (
     ("_flow", "_limit", "_descend"),
     ("predict",),
     ("_compare",),
+    ("_sweep",),
     ("experiments",),
     ("plot",),
     ("cli",),
@@ -29,7 +30,7 @@ ROOMS = (
 )
 RANK = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}
 FILES = [path for path in sorted(ROOT.rglob("*.py")) if path != ROOT / "__init__.py"]
-HEAVY = {"cvxpy", "matplotlib", "xarray", "click", "tqdm", "scipy", "optax"}
+HEAVY = {"cvxpy", "matplotlib", "xarray", "zarr", "cloudpickle", "click", "tqdm", "scipy", "optax"}
 
 
 def room(path):

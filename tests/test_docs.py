@@ -22,4 +22,5 @@ def test_every_extension_has_its_page():
         "extend_unstructured_network",
         "extend_loss",
         "several_outputs",
+        "sweeps",
     }

@@ -53,13 +53,20 @@ def limit(
     stopping points and from a second trajectory at 30 times the integrator's tolerance.
 
     *Classification*, whose weights grow without bound: the direction of the linear coefficients. Directions converge
-    like a power of s = −log L, so no finite loss gives the limit itself. By weights a network that is homogeneous
-    (`degree`), in float64 and with the data points has at most 500 unknowns is followed to s = 10^10, then beyond every
-    loss, where only ratios of margins matter, and its limit solves the KKT system of min ½‖Θ‖² s.t. y_i f(x_i; Θ) ≥ 1
-    (Lyu & Li 2020): `error` is then at round-off. It is claimed only at a minimum, by the second variation, that two
-    such paths reach and approach at the rate they should; saddles and plateaus solve the first-order conditions too.
-    The margins of the direction that is returned are tied to round-off, and do not tell the shares of the data points
-    that its `certificate` has found.
+    like a power of s = −log L, so no finite loss gives the limit itself.
+
+    In dual coordinates it is a vertex of a polyhedron, which is solved for. With two layers the flow is that of a
+    convex function in a mirror whose horizon is the ℓ1 norm, so that its limit is the solution of a linear program
+    wherever that is unique (Pesme, Dragomir & Flammarion 2024), at every scale and from every start; nothing is
+    integrated. With more layers the flow is followed to s = 10^100, and the stationary point of min ‖ρ‖_{2/L} s.t.
+    Aρ ≥ 1 with the same coordinates within 1e-3 radians of it is its limit: a strict local minimum.
+
+    By weights a network that is homogeneous (`degree`), in float64 and with the data points has at most 500 unknowns
+    is followed to s = 10^10, then beyond every loss, where only ratios of margins matter, and its limit solves the KKT
+    system of min ½‖Θ‖² s.t. y_i f(x_i; Θ) ≥ 1 (Lyu & Li 2020): `error` is then at round-off. It is claimed only at a
+    minimum, by the second variation, that two such paths reach and approach at the rate they should; saddles and
+    plateaus solve the first-order conditions too. The margins of a direction that was solved for are tied to round-off,
+    and do not tell the shares of the data points that its `certificate` has found.
 
     Elsewhere the direction is read at a log-loss of −10^100 in dual coordinates and −10^10 by weights; `log_loss` says
     where. `error` estimates the angle left from the turns between s^{1/2}, s^{3/4} and s

@@ -10,7 +10,8 @@ state where it is the smaller one. From L < 1/e on the clock is log s with s = �
 
 *The cap.* Support vectors' margins differ by O(1) while they grow like s, so q must be read from differences far below
 round-off. Beyond s = κ it is read from margins scaled down to a smallest one of κ instead: the tie is then kept to
-1/κ of the margin where the flow keeps it to 1/s, and directions move by O(1/κ − 1/s). Below the cap the flow is exact.
+1/κ of the margin where the flow keeps it to 1/s, and directions move by O(1/κ − 1/s). Below the cap the flow is exact,
+but for large starts that misclassify a point by more than κ, which are read likewise.
 Two caps, extrapolated from 1/κ to 1/s, remove the error and show its size.
 """
 
@@ -37,6 +38,7 @@ from .coordinates import Coordinates
 from .decoupled import Decoupled, lift
 from .digits import exponent_of
 from .order import after
+from .vertex import Vertex, vertex
 
 NetworkT = TypeVar("NetworkT", bound=Network)
 _LN10 = math.log(10.0)
@@ -45,7 +47,7 @@ _LN10 = math.log(10.0)
 class _Directions(NamedTuple):
     """The flow of the angles at the losses asked for, with the cap extrapolated away. NaN where it was not reached.
 
-    `multipliers` are q/Σq; `errors` the angles by which extrapolating the cap turned β. The flow of inputs X from Θ is
+    `multipliers` are q/Σq; `errors` the angles by which the cap turned β. The flow of inputs X from Θ is
     that of X/c from c^{1/L} Θ: `log_unit` is log c^{1/L}, the unit in which these `coordinates` give the weights.
     """
 
@@ -75,7 +77,7 @@ def _directions(
     A = problem.y[:, None] * jnp.ldexp(found.Z, -c)
 
     def run(cap: Scalar) -> _Run:
-        return _run(_CappedFlow(coordinates, A, problem, cap), decades, rtol, max_steps)
+        return _run(_CappedFlow(coordinates, A, problem, cap, rtol), decades, max_steps)
 
     # map, not vmap, under which both would take the steps of the slower
     runs = jax.lax.map(run, cap * jnp.array([0.1, 1.0], A.dtype))
@@ -91,6 +93,9 @@ def _directions(
     def beta(x: Float[Array, " m"]) -> Float[Array, " d"]:
         return found.modes.coefficients(coordinates.unit_rho(x)[0])
 
+    by_cap, by_start = (angle(jax.vmap(beta)(x), jax.vmap(beta)(fine.angles)) for x in (angles, coarse.angles))
+    # Rows that are capped in neither run differ by steps' errors, unless the runs parted before the loss was small.
+    parted = (decades <= jnp.log10(cap) - 1) & (by_start > rtol)
     status = Status.where(coarse.status == Status.converged, fine.status, coarse.status)
     # A flow that has not arrived may have nowhere to go, or may only be slow.
     moving = after((coarse.steps + fine.steps).astype(A.dtype), jnp.where(coordinates.frozen, 0.0, A))
@@ -101,7 +106,7 @@ def _directions(
         log_unit=log_unit,
         angles=angles,
         multipliers=shares / jnp.sum(shares, axis=-1, keepdims=True),
-        errors=angle(jax.vmap(beta)(angles), jax.vmap(beta)(fine.angles)),
+        errors=jnp.where(parted, by_start / 9, by_cap),
         status=status,
         steps=coarse.steps + fine.steps,
         rejected_steps=coarse.rejected_steps + fine.rejected_steps,
@@ -177,37 +182,83 @@ def direction(
     rtol: Scalar,
     max_steps: int,
 ) -> Solution:
-    """The direction at `log_loss`, with a bound on the angle left to its limit."""
+    """The limit direction, given at `log_loss`: a vertex where that is certain, else what the flow has at that loss."""
+    depth, margins_of = len(found.eta), problem.y[:, None] * found.Z
+    coordinates = Coordinates.of(found.eta)
+    right, left = (jnp.where((coordinates.side == -sign) | coordinates.frozen, jnp.inf, 1.0) for sign in (1.0, -1.0))
+    two_layers = vertex(margins_of, right, left) if depth == 2 else None
+    known = jnp.array(False) if two_layers is None else two_layers.is_unique
+
     decades = jnp.log10(-log_loss) * jnp.array(READINGS, found.Z.dtype)
-    rows = _directions(problem, found, decades, log_alpha, cap, rtol, max_steps)
-    end = lift(network, rows.coordinates.eta(rows.angles[-1]) * jnp.exp(-rows.log_unit), log_alpha)
-    final = problem.log_loss(end(problem.X))
+    rows = _directions(problem, found, jnp.where(known, _NOW, decades), log_alpha, cap, rtol, max_steps)
     rho, _ = jax.vmap(rows.coordinates.unit_rho)(rows.angles)
     directions = jax.vmap(found.modes.coefficients)(rho)
-    depth = len(found.eta)
-    residual = kkt_residual(rho[-1], rows.multipliers[-1], problem.y[:, None] * found.Z, depth)
+    turns = remaining_angle(directions) + rows.errors[-1]
+    if two_layers is None:
+        end = _vertex_near(margins_of, rho[-1], depth)
+        near = angle(found.modes.coefficients(end.rho), directions[-1])
+        known = end.is_unique & (rows.status == Status.converged) & (near + rows.errors[-1] <= _NEAR)
+    else:
+        end = two_layers
+
+    eta = rows.coordinates.eta(rows.angles[-1]) * jnp.exp(-rows.log_unit)
+    size = ((jnp.log(problem.y.size) - log_loss) / jnp.min(margins_of @ end.rho)) ** (1 / depth)
+    eta = jnp.where(known, size * coordinates.equal_layers(end.rho), eta)
+    shares = jnp.where(known, end.shares, rows.multipliers[-1])
+    rho_end = jnp.where(known, end.rho, rho[-1])
+    beta = found.modes.coefficients(rho_end)
+    bound = jnp.linalg.norm(found.modes.bound(end.errors)) / jnp.linalg.norm(beta)
+    status = Status.where(known, Status.converged, rows.status)
+
+    # Of what does not grow nothing is left in the limit.
+    network = lift(network, eta, jnp.where(known, -jnp.inf, log_alpha))
+    final = problem.log_loss(network(problem.X))
+    # Coordinates that keep their sign may be pushed against it by as much as there is: there they stay 0.
+    pushed_back = coordinates.side * (shares @ margins_of) < 0
+    residual = kkt_residual(rho_end, shares, jnp.where(pushed_back, 0.0, margins_of), depth)
     # What is returned must point the same way by its own coefficients, and classify every point by its own outputs.
-    own = angle(end.coefficients(), directions[-1])
-    error = jnp.maximum(remaining_angle(directions) + rows.errors[-1] + own, residual)
-    uncertified = (rows.status == Status.converged) & ~((error <= tolerance) & (final < 0))
+    error = jnp.maximum(jnp.where(known, bound, turns) + angle(network.coefficients(), beta), residual)
+    uncertified = (status == Status.converged) & ~((error <= tolerance) & (final < 0))
     singular = (
-        singular_vector_residual(end, problem, rows.multipliers[-1])
-        if isinstance(end, LinearTensorNetwork)
+        singular_vector_residual(network, problem, shares)
+        if isinstance(network, LinearTensorNetwork)
         else jnp.full_like(final, jnp.nan)
     )
-    log_norm = jnp.log(sum(jnp.sum(v**2) for v in end.weights)) / 2
+    log_norm = jnp.log(sum(jnp.sum(v**2) for v in network.weights)) / 2
     return Solution(
-        network=end,
+        network=network,
         log_scale=jnp.zeros_like(final),
         log_loss=final,
         log_time=_log_time(final, depth, log_norm),
-        status=Status.where(uncertified, Status.not_certified, rows.status),
+        status=Status.where(uncertified, Status.not_certified, status),
         route=Route.dual,
-        error=jnp.where(rows.status == Status.converged, error, jnp.inf),
+        error=jnp.where(status == Status.converged, error, jnp.inf),
         certificate=Certificate.of(final, kkt_residual=residual, singular_vector_residual=singular),
-        steps=rows.steps,
+        steps=rows.steps + end.exchanges,
         rejected_steps=rows.rejected_steps,
     )
+
+
+_NEAR = 1e-3  # radians from a flow's end to a vertex with the same coordinates, at losses where all others have died
+
+
+def _vertex_near(A: Float[Array, "n m"], rho: Float[Array, " m"], depth: int) -> Vertex:
+    """The stationary vertex of min ‖ρ‖_{2/L} s.t. Aρ ≥ 1 on the coordinates that are alive in ρ. There the concave
+    objective is least among its neighbours, and its slopes are the costs of a linear program."""
+    alive = jnp.abs(rho) > _ALIVE * jnp.max(jnp.abs(rho))
+    right, left = alive & (rho > 0), alive & (rho < 0)
+
+    def again(rho: Array, _: None) -> tuple[Array, Vertex]:
+        size = jnp.abs(rho) / jnp.max(jnp.abs(rho))
+        costs = jnp.where(size > 0, size, 1.0) ** (2 / depth - 1)
+        found = vertex(A, jnp.where(right, costs, jnp.inf), jnp.where(left, costs, jnp.inf))
+        return found.rho, found
+
+    found = jax.tree.map(lambda v: v[-1], jax.lax.scan(again, rho, length=2)[1])
+    return found._replace(is_unique=found.is_unique & jnp.all((found.rho != 0) == alive))
+
+
+_ALIVE = 1e-20  # ρ_j, relative: what does not grow is smaller at the losses that are reached
 
 
 class _CappedFlow(eqx.Module):
@@ -217,6 +268,7 @@ class _CappedFlow(eqx.Module):
     A: Float[Array, "n m"]
     problem: Classification
     cap: Scalar
+    tolerance: Scalar  # on the angles
 
     @property
     def nu_is_state(self) -> bool:
@@ -235,10 +287,10 @@ class _CappedFlow(eqx.Module):
         return self.problem.log_loss(self.problem.y * margins)
 
     def capped_margins(self, state: Array) -> tuple[Float[Array, " n"], Scalar]:
-        """k e^{−R} m and log k, where k = 1 unless that would make the smallest margin exceed κ."""
+        """k e^{−R} m and log k, where k = 1 unless that would make the smallest margin exceed ±κ."""
         rho, R = self.coordinates.unit_rho(self.angles(state))
         m = self.A @ rho
-        least = jnp.min(m)
+        least = jnp.abs(jnp.min(m))
         log_largest = jnp.log(self.cap) - jnp.log(jnp.where(least > 0, least, 1.0))
         log_k = jnp.where(least > 0, jnp.minimum(R, log_largest), R)
         return jnp.exp(log_k) * m, R - log_k
@@ -249,9 +301,12 @@ class _CappedFlow(eqx.Module):
         return log_shrink + jnp.log(-self._log_loss(margins))
 
     def loss_is_small(self, state: Array) -> Scalar:
-        """Positive where −log L > 1."""
+        """Positive where −log L > 1, by more than errors in the angles make of the terms of the margins."""
         margins, log_shrink = self.capped_margins(state)
-        return jnp.exp(jnp.minimum(log_shrink, 100.0)) * -self._log_loss(margins) - 1.0
+        rho, R = self.coordinates.unit_rho(self.angles(state))
+        error = 100 * self.coordinates.depth * self.tolerance * jnp.max(jnp.abs(self.A) @ jnp.abs(rho))
+        error = error * jnp.exp(R - log_shrink)
+        return jnp.exp(jnp.minimum(log_shrink, 100.0)) * (-self._log_loss(margins) - error) - 1.0
 
     def is_stuck(self, state: Array) -> Bool[Array, ""]:
         """Whether Aᵀq all but vanishes, relative to its terms: the flow rests, or is too slow to arrive."""
@@ -262,12 +317,13 @@ class _CappedFlow(eqx.Module):
         q = -jax.grad(self._log_loss)(self.capped_margins(state)[0])
         return q / jnp.sum(q)
 
-    def velocity(self, state: Array) -> Array:
-        """The state's derivative in a clock in which no angle moves faster than 1."""
+    def velocity(self, state: Array, log_fastest: Array | float = jnp.inf) -> Array:
+        """The state's derivative in a clock in which no angle moves faster than 1, where log dx/dζ is held below
+        `log_fastest`."""
         q = self.multipliers(state) / jnp.max(jnp.linalg.norm(self.A, axis=1))
         if self.nu_is_state:
             return q
-        log_rate = -self.coordinates.log_zeta_slope(state)
+        log_rate = jnp.minimum(-self.coordinates.log_zeta_slope(state), log_fastest)
         return jnp.exp(log_rate - jnp.max(log_rate)) * (self.A.T @ q)
 
     def velocity_by_log_s(self, state: Array) -> Array:
@@ -287,12 +343,22 @@ class _Run(NamedTuple):
 
 
 class _Waiting(eqx.Module):
-    """The flow in a clock in which no angle moves faster than 1."""
+    """The flow in a clock in which no angle moves faster than 1, while points are misclassified.
+
+    With three layers and more the coordinates that are awake move α^{2−L} times as fast as those asleep. They balance
+    each other meanwhile, and do so as well where they move only `_AWAKE` κ times as fast as at the start: it shifts the
+    times at which others awake by the inverse of that, which two caps show.
+    """
 
     flow: _CappedFlow
 
     def __call__(self, tau: Scalar, state: Array) -> Array:
-        return self.flow.velocity(state)
+        coordinates = self.flow.coordinates
+        asleep = jnp.minimum(*(coordinates.log_zeta_slope(x) for x in (coordinates.start, 0 * coordinates.start)))
+        return self.flow.velocity(state, math.log(_AWAKE) + jnp.log(self.flow.cap) - asleep)
+
+
+_AWAKE = 1e4  # with κ = 1e4 rates of 1e8, of which float64 leaves eight digits
 
 
 class _Falling(eqx.Module):
@@ -327,7 +393,7 @@ class _IsStuck(eqx.Module):
         return self.flow.is_stuck(state)
 
 
-def _run(flow: _CappedFlow, decades: Float[Array, " T"], tolerance: Scalar, max_steps: int) -> _Run:
+def _run(flow: _CappedFlow, decades: Float[Array, " T"], max_steps: int) -> _Run:
     """First in a bounded clock until −log L = 1, then in the clock log s."""
     dtype = flow.A.dtype
     eps = float(jnp.finfo(dtype).eps)
@@ -335,7 +401,7 @@ def _run(flow: _CappedFlow, decades: Float[Array, " T"], tolerance: Scalar, max_
     solver = diffrax.Kvaerno5(
         # Full Newton: with the tie of margins a chord iteration takes ten times the steps. It stops at a change ten
         # times the tolerance, since the next would be its square; much less would be round-off on long steps.
-        root_finder=implicit.RoundOffNewton(relative, 10 * tolerance, kappa=1.0, once=False)
+        root_finder=implicit.RoundOffNewton(relative, 10 * flow.tolerance, kappa=1.0, once=False)
     )
     small_from_the_start = flow.loss_is_small(flow.start) > 0
     first = integrate(
@@ -344,9 +410,9 @@ def _run(flow: _CappedFlow, decades: Float[Array, " T"], tolerance: Scalar, max_
             solver=solver,
             start=flow.start,
             first=jnp.zeros((), dtype),
-            last=jnp.where(small_from_the_start, 0.0, jnp.asarray(_LONGEST_WAIT, dtype)),
+            last=jnp.where(small_from_the_start | (decades[-1] <= _NOW), 0.0, jnp.asarray(_LONGEST_WAIT, dtype)),
             rtol=relative,
-            atol=tolerance,
+            atol=flow.tolerance,
             stops=(_LossIsSmall(flow), _IsStuck(flow)),
             root_finder=optimistix.Newton(1e-6, 1e-6) if _can_find_roots(dtype) else None,
             max_steps=max_steps,
@@ -365,7 +431,7 @@ def _run(flow: _CappedFlow, decades: Float[Array, " T"], tolerance: Scalar, max_
             first=log_s,
             last=jnp.maximum(last, log_s),
             rtol=relative,
-            atol=tolerance,
+            atol=flow.tolerance,
             saving=AtTaus(times),
             # Steps end at the rows: interpolation would move tied margins, and q with them.
             clip_to=times,
@@ -398,4 +464,5 @@ def _run(flow: _CappedFlow, decades: Float[Array, " T"], tolerance: Scalar, max_
     )
 
 
-_LONGEST_WAIT = 1e9  # of the bounded clock; log s grows by about the margin in a unit of it, so that is about zero
+_NOW = -300.0  # of log₁₀(−log L): a loss so near to 1 has been passed at the start, and nothing is integrated
+_LONGEST_WAIT = 1e12  # of the bounded clock, in which coordinates that are asleep move at 1e-8 or faster

@@ -187,8 +187,17 @@ class Coordinates(eqx.Module):
         R = jax.lax.stop_gradient(jnp.max(log_a + parts.log_radii[-1]))
         smallest = parts.sinh * jnp.exp(log_a + parts.size - R)
         ranked = self.signs * jnp.concatenate([smallest[None], jnp.exp(log_a + parts.log_radii - R)])
-        eta = jnp.take_along_axis(ranked, jnp.argsort(self.order, axis=0), axis=0)
-        return jnp.where(self.frozen, self.stays * jnp.exp(self.log_scale - R), eta), R
+        return jnp.where(self.frozen, self.stays * jnp.exp(self.log_scale - R), self._in_layers_order(ranked)), R
+
+    def equal_layers(self, rho: Float[Array, " m"]) -> Float[Array, "L m"]:
+        """Layers of equal size |ρ|^{1/L} with the product ρ, which is what they become where they grow for ever."""
+        alive = rho != 0
+        size = jnp.where(alive, jnp.abs(jnp.where(alive, rho, 1.0)) ** (1 / self.depth), 0.0)
+        ranked = self.signs * size
+        return self._in_layers_order(ranked.at[0].multiply(jnp.sign(rho)))
+
+    def _in_layers_order(self, ranked: Float[Array, "L m"]) -> Float[Array, "L m"]:
+        return jnp.take_along_axis(ranked, jnp.argsort(self.order, axis=0), axis=0)
 
 
 def _arcsinh(log_v: Array) -> Array:

@@ -1,0 +1,134 @@
+"""Limit directions in dual coordinates as vertices: the linear program itself, and that they are the flow's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from truth import maximum_l1_margin
+
+import gflow
+from gflow.dual.vertex import vertex
+
+SOLVE = jax.jit(jax.vmap(lambda A: vertex(A, jnp.ones(A.shape[1]), jnp.ones(A.shape[1]))))
+
+
+def tables(kind, n=4, d=6, count=10):
+    """Rows y_i x_i of separable data."""
+    rng = np.random.default_rng(3)
+    A = rng.normal(size=(count, n, d))
+    if kind == "rows of very different length":
+        A *= 10 ** rng.uniform(-6, 6, size=(count, n, 1))
+    if kind == "columns of very different length":
+        A *= 10 ** rng.uniform(-4, 4, size=(count, 1, d))
+    if kind == "separable by 1e-8":
+        A[:, 1] = -A[:, 0] + 1e-8 * rng.normal(size=(count, d))
+    if kind == "duplicates":
+        A[:, 1] = A[:, 0]
+    return A
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "Gaussian",
+        "rows of very different length",
+        "columns of very different length",
+        "separable by 1e-8",
+        "duplicates",
+    ],
+)
+def test_the_vertex_is_the_exact_one_within_its_errors(kind):
+    A = tables(kind)
+    found = SOLVE(jnp.asarray(A))
+    assert found.is_unique.all()
+    for i, rows in enumerate(A):
+        exact = gflow.predict.maximum_margin(gflow.Classification(jnp.asarray(rows), jnp.ones(len(rows))), 1)
+        rho, wanted = np.asarray(found.rho[i]), np.asarray(exact.coefficients)
+        j = np.argmax(np.abs(wanted))
+        off = np.abs(rho - wanted * (rho[j] / wanted[j]))
+        assert np.all(off <= found.errors[i] + found.errors[i][j] * np.abs(wanted / wanted[j]) + 1e-15 * np.abs(rho))
+
+
+def test_data_that_are_not_separable_have_no_vertex():
+    A = tables("Gaussian")
+    A[:, 1] = -2 * A[:, 0]
+    assert not SOLVE(jnp.asarray(A)).is_unique.any()
+
+
+@pytest.mark.parametrize(("left", "right", "unique"), [(1.0, 1.0, False), (1.0, 1.1, True), (1.0, jnp.inf, True)])
+def test_a_vertex_is_unique_where_no_other_costs_as_little(left, right, unique):
+    found = vertex(jnp.array([[1.0, 1.0]]), jnp.array([left, right]), jnp.ones(2))
+    assert found.is_unique == unique
+    if unique:
+        assert found.rho[0] > 0
+        assert found.rho[1] == 0
+
+
+def test_a_vertex_has_the_derivative_by_its_data():
+    A, towards = jnp.asarray(tables("Gaussian")[0]), jnp.asarray(tables("Gaussian")[1])
+
+    def rho(t):
+        return vertex(A + t * towards, jnp.ones(6), jnp.ones(6)).rho
+
+    h = 1e-5
+    np.testing.assert_allclose(jax.jacfwd(rho)(0.0), (rho(h) - rho(-h)) / (2 * h), rtol=1e-6, atol=1e-8)
+
+
+LIMITS = jax.jit(
+    jax.vmap(
+        lambda A, weights, log_alpha: gflow.limit(
+            gflow.Diagonal(tuple(weights)), gflow.Classification(A, jnp.ones(len(A))), log_alpha=log_alpha
+        )
+    )
+)
+
+
+@pytest.mark.parametrize("kind", ["Gaussian", "rows of very different length", "separable by 1e-8"])
+def test_two_layers_are_answered_at_every_scale(kind):
+    A = jnp.asarray(tables(kind))
+    weights = jnp.asarray(np.random.default_rng(4).normal(size=(10, 2, 6)))
+    ends = LIMITS(A, weights, jnp.linspace(-2302.0, 14.0, 10))
+    assert ends.converged.all()
+    found = SOLVE(A).rho
+    assert jnp.max(gflow.angle(ends.coefficients, found)) <= 1e-14
+    assert jnp.max(jnp.abs(ends.log_loss / -1e100 - 1)) <= 1e-3
+
+
+def test_equal_layers_keep_their_signs():
+    A, signs = jnp.asarray(tables("Gaussian")), jnp.array([1.0, -1.0, 1.0, 1.0, -1.0, 1.0])
+    ends = LIMITS(A, jnp.stack([jnp.ones((10, 6)), jnp.tile(signs, (10, 1))], axis=1), jnp.zeros(10))
+    found = jax.vmap(lambda A: vertex(A, jnp.where(signs > 0, 1.0, jnp.inf), jnp.where(signs < 0, 1.0, jnp.inf)))(A)
+    assert (ends.converged == found.is_unique).all()
+    assert 2 <= ends.converged.sum() < 10
+    betas = jnp.where(ends.converged[:, None], ends.coefficients, 0.0)
+    assert jnp.all(betas * signs >= 0)
+    for rows, beta, converged in zip(A * signs, betas * signs, ends.converged, strict=True):
+        if converged:
+            positive = jnp.where(beta > 0, rows, 0.0)
+            assert gflow.angle(beta, maximum_l1_margin(positive)) <= 1e-9
+
+
+@pytest.mark.parametrize("log_alpha", [-2302.0, -27.6, -2.3, 2.3, 13.8])
+def test_three_layers_end_at_the_vertex_that_the_flow_approaches(log_alpha):
+    A = jnp.asarray(tables("Gaussian"))
+    weights = jnp.asarray(np.random.default_rng(4).normal(size=(10, 3, 6)))
+    ends = LIMITS(A, weights, jnp.full(10, log_alpha))
+    assert ends.converged.sum() >= 9
+    residuals = jnp.where(ends.converged, ends.certificate.kkt_residual, 0.0)
+    assert jnp.max(residuals) <= 1e-13
+
+
+def test_the_vertex_of_three_layers_is_that_of_the_flow_at_a_log_loss_of_minus_1e300():
+    A = jnp.asarray(tables("Gaussian")[:4])
+    weights = jnp.asarray(np.random.default_rng(4).normal(size=(4, 3, 6)))
+
+    def both(A, weights):
+        network, problem = gflow.Diagonal(tuple(weights)), gflow.Classification(A, jnp.ones(len(A)))
+        path = gflow.flow(network, problem, log_alpha=-3.0, save=gflow.Decades(jnp.array([100.0, 300.0])))
+        end = gflow.limit(network, problem, log_alpha=-3.0)
+        return gflow.angle(path.directions[-1], end.coefficients), path.errors[-1], end.converged
+
+    angles, errors, converged = jax.jit(jax.vmap(both))(A, weights)
+    assert converged.all()
+    assert jnp.max(angles) <= 1e-6
+    assert jnp.all(angles <= errors + 1e-7)  # the tolerance of steps

@@ -122,18 +122,14 @@ def test_targets_of_few_columns(L):
     beta = np.zeros((8, 60))
     beta[:, :2] = rng.normal(size=(8, 2))
     log_alphas = jnp.linspace(-8, 0, 8) * LOG10
-    network = gflow.Diagonal(tuple(rng.normal(size=(L, 60))))
-
-    def limit(lane):
-        X, y, log_alpha = lane
-        return gflow.limit(network, gflow.Regression(X, y), log_alpha=log_alpha)
-
-    ends = jax.lax.map(limit, (X, jnp.einsum("bnd,bd->bn", X, beta), log_alphas))
-    assert ends.converged.all(), ends.counts()
-    assert (ends.error <= 1e-9).all()
-    sparse = gflow.limit(last_layer_zero(60, L), gflow.Regression(X[0], X[0] @ beta[0]), log_alpha=log_alphas[0])
-    assert sparse.converged
-    np.testing.assert_allclose(sparse.coefficients, beta[0], atol=1e-6)
+    network, zero = gflow.Diagonal(tuple(rng.normal(size=(L, 60)))), last_layer_zero(60, L)
+    ends = [
+        gflow.limit(start, gflow.Regression(X[i], X[i] @ beta[i]), log_alpha=log_alphas[i])
+        for start, i in (*((network, i) for i in range(8)), (zero, 0))
+    ]
+    assert all(end.converged for end in ends)
+    assert all(end.error <= 1e-9 for end in ends[:-1])
+    np.testing.assert_allclose(ends[-1].coefficients, beta[0], atol=1e-6)
 
 
 def test_a_lane_that_was_converged_with_a_coordinate_missing():

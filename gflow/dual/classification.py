@@ -26,7 +26,7 @@ import optimistix
 from jaxtyping import Array, Bool, Float, Int, Scalar
 
 from ..flows import implicit
-from ..flows.engine import Integration, integrate
+from ..flows.engine import Integration, Run, integrate
 from ..flows.rows import AtTaus
 from ..flows.stopping import STUCK
 from ..measures import angle, kkt_residual, remaining_angle, singular_vector_residual
@@ -326,11 +326,6 @@ class _CappedFlow(eqx.Module):
         log_rate = jnp.minimum(-self.coordinates.log_zeta_slope(state), log_fastest)
         return jnp.exp(log_rate - jnp.max(log_rate)) * (self.A.T @ q)
 
-    def velocity_by_log_s(self, state: Array) -> Array:
-        velocity = self.velocity(state)
-        _, rate = jax.jvp(self.log_s, (state,), (velocity,))
-        return velocity / rate
-
 
 class _Run(NamedTuple):
     """One cap's run: `angles` and `multipliers` have a row for every decade."""
@@ -342,8 +337,8 @@ class _Run(NamedTuple):
     rejected_steps: Int[Array, ""]
 
 
-class _Waiting(eqx.Module):
-    """The flow in a clock in which no angle moves faster than 1, while points are misclassified.
+class _Clocked(eqx.Module):
+    """The flow in a clock in which no angle moves faster than 1, while points are misclassified, or in the clock log s.
 
     With three layers and more the coordinates that are awake move α^{2−L} times as fast as those asleep. They balance
     each other meanwhile, and do so as well where they move only `_AWAKE` κ times as fast as at the start: it shifts the
@@ -351,32 +346,31 @@ class _Waiting(eqx.Module):
     """
 
     flow: _CappedFlow
+    falling: Bool[Array, ""]  # whether log s is the clock
 
     def __call__(self, tau: Scalar, state: Array) -> Array:
-        coordinates = self.flow.coordinates
+        flow, coordinates = self.flow, self.flow.coordinates
         asleep = jnp.minimum(*(coordinates.log_zeta_slope(x) for x in (coordinates.start, 0 * coordinates.start)))
-        return self.flow.velocity(state, math.log(_AWAKE) + jnp.log(self.flow.cap) - asleep)
+        log_fastest = math.log(_AWAKE) + jnp.log(flow.cap) - asleep
+        velocity = flow.velocity(state, jnp.where(self.falling, jnp.inf, log_fastest))
+
+        def rate(state: Array, velocity: Array) -> Scalar:
+            return jax.jvp(flow.log_s, (state,), (velocity,))[1]
+
+        return velocity / jax.lax.cond(self.falling, rate, lambda *_: jnp.ones((), state.dtype), state, velocity)
 
 
 _AWAKE = 1e4  # with κ = 1e4 rates of 1e8, of which float64 leaves eight digits
 
 
-class _Falling(eqx.Module):
-    """The flow in the clock log s."""
-
-    flow: _CappedFlow
-
-    def __call__(self, tau: Scalar, state: Array) -> Array:
-        return self.flow.velocity_by_log_s(state)
-
-
 class _LossIsSmall(eqx.Module):
-    """Changes sign, or merely turns true, where −log L = 1."""
+    """Changes sign, or merely turns true, where −log L = 1, unless log s is the clock."""
 
     flow: _CappedFlow
+    falling: Bool[Array, ""]
 
     def __call__(self, tau: Scalar, state: Array) -> Array:
-        value = self.flow.loss_is_small(state)
+        value = jnp.where(self.falling, -1.0, self.flow.loss_is_small(state))
         return value if _can_find_roots(state.dtype) else value > 0
 
 
@@ -388,9 +382,10 @@ def _can_find_roots(dtype: Any) -> bool:
 
 class _IsStuck(eqx.Module):
     flow: _CappedFlow
+    falling: Bool[Array, ""]
 
     def __call__(self, tau: Scalar, state: Array) -> Bool[Array, ""]:
-        return self.flow.is_stuck(state)
+        return ~self.falling & self.flow.is_stuck(state)
 
 
 def _run(flow: _CappedFlow, decades: Float[Array, " T"], max_steps: int) -> _Run:
@@ -404,40 +399,36 @@ def _run(flow: _CappedFlow, decades: Float[Array, " T"], max_steps: int) -> _Run
         root_finder=implicit.RoundOffNewton(relative, 10 * flow.tolerance, kappa=1.0, once=False)
     )
     small_from_the_start = flow.loss_is_small(flow.start) > 0
-    first = integrate(
-        Integration(
-            field=_Waiting(flow),
-            solver=solver,
-            start=flow.start,
-            first=jnp.zeros((), dtype),
-            last=jnp.where(small_from_the_start | (decades[-1] <= _NOW), 0.0, jnp.asarray(_LONGEST_WAIT, dtype)),
-            rtol=relative,
-            atol=flow.tolerance,
-            stops=(_LossIsSmall(flow), _IsStuck(flow)),
-            root_finder=optimistix.Newton(1e-6, 1e-6) if _can_find_roots(dtype) else None,
-            max_steps=max_steps,
-        )
-    )
-    state = first.state
-    log_s = flow.log_s(state)
+    nothing_to_wait_for = small_from_the_start | (decades[-1] <= _NOW)
     last = decades[-1] * _LN10
-    log_s = jnp.where(jnp.isfinite(log_s), log_s, last)  # a lane that did not get this far has nothing to integrate
-    times = jnp.maximum(decades * _LN10, log_s)
-    second = integrate(
-        Integration(
-            field=_Falling(flow),
-            solver=solver,
-            start=state,
-            first=log_s,
-            last=jnp.maximum(last, log_s),
-            rtol=relative,
-            atol=flow.tolerance,
-            saving=AtTaus(times),
-            # Steps end at the rows: interpolation would move tied margins, and q with them.
-            clip_to=times,
-            max_steps=max_steps,
+
+    def follow(state: Array, falling: Bool[Array, ""]) -> tuple[Array, tuple[Run, Scalar]]:
+        log_s = flow.log_s(state)
+        log_s = jnp.where(jnp.isfinite(log_s), log_s, last)  # a lane that got no farther has nothing to integrate
+        times = jnp.where(falling, jnp.maximum(decades * _LN10, log_s), jnp.inf)
+        wait = jnp.where(nothing_to_wait_for, 0.0, jnp.asarray(_LONGEST_WAIT, dtype))
+        run = integrate(
+            Integration(
+                field=_Clocked(flow, falling),
+                solver=solver,
+                start=state,
+                first=jnp.where(falling, log_s, 0.0),
+                last=jnp.where(falling, jnp.maximum(last, log_s), wait),
+                rtol=relative,
+                atol=flow.tolerance,
+                stops=(_LossIsSmall(flow, falling), _IsStuck(flow, falling)),
+                root_finder=optimistix.Newton(1e-6, 1e-6) if _can_find_roots(dtype) else None,
+                saving=AtTaus(times),
+                # Steps end at the rows: interpolation would move tied margins, and q with them.
+                clip_to=times,
+                max_steps=max_steps,
+            )
         )
-    )
+        return run.state, (run, log_s)
+
+    _, (runs, log_ss) = jax.lax.scan(follow, flow.start, jnp.array([False, True]))  # one program for both
+    first, second = (jax.tree.map(lambda v, i=i: v[i], runs) for i in (0, 1))
+    state, log_s = first.state, log_ss[1]
     kept, states = second.rows.kept, second.rows.states
 
     def read(state: Array, decade: Scalar, kept: Bool[Array, ""]) -> tuple[Array, Array]:

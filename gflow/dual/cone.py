@@ -22,41 +22,99 @@ class Nearest(NamedTuple):
     violation: Scalar
 
 
+class _Search(NamedTuple):
+    """How far `nearest` has come: whether the point itself is still to be found, what is left of y there, along which
+    columns and how much of it; the sizes of the coordinates; and which of them live and are dead."""
+
+    first: Bool[Array, ""]
+    r: Float[Array, " n"]
+    slopes: Float[Array, " m"]
+    left: Scalar
+    z: Float[Array, " m"]
+    alive: Bool[Array, " m"]
+    dead: Bool[Array, " m"]
+
+
 def nearest(
     Z: Float[Array, "n m"], y: Float[Array, " n"], side: Float[Array, " m"], round_off: Scalar | float = 1.0
 ) -> Nearest:
     """The point nearest to y of {Zρ: side_j ρ_j ≥ 0 where side_j ≠ 0}, by Lawson and Hanson's (1974) method.
 
     `round_off` says how much of it there is in y, in units of that of the largest entry.
+
+    Besides the coordinates below 0 those are dead that no other point with these outputs has alive, as where y = 0 or a
+    ρ_j must be 0. A coordinate may live if with those that live it makes a combination that leaves the outputs as they
+    are. If not, what is left of the nearest one is at right angles to all that live and stands on one side of the
+    others. That is a search for a nearest point like the first, and one program serves both.
     """
     eps = float(jnp.finfo(Z.dtype).eps) * round_off
     sizes = jnp.linalg.norm(Z, axis=0)
     columns = Z / jnp.where(sizes > 0, sizes, 1.0)
     size, bound = jnp.linalg.norm(y), side != 0
-    z, r = _with_signs(columns, bound, side, y, 1e2 * eps * size)
-    left = jnp.linalg.norm(r)
-    r = jnp.where(left > 1e3 * eps * size, r, 0.0)
-    slopes = r @ columns / jnp.where(jnp.any(r != 0), left, 1.0)
-    violation = jnp.max(jnp.where(bound, side * slopes, jnp.abs(slopes)))
-    held = bound & (side * slopes < -_DEAD)
-    dead = _on_the_boundary(columns, side, z > 0, held)
+
+    def step(state: _Search) -> _Search:
+        first, alive, dead = state.first, state.alive, state.dead
+        j = jnp.argmax(bound & ~alive & ~dead)
+        aim = jnp.where(first, y, -side[j] * columns[:, j])
+        least = jnp.where(first, 1e2 * eps * size, 1e-12)
+        z, r = _with_signs(jnp.where(dead, 0.0, columns), bound & ~alive, side, aim, least)
+        left = jnp.linalg.norm(r)
+        r = jnp.where(first & ~(left > 1e3 * eps * size), 0.0, r)
+        slopes = r @ columns / jnp.where(jnp.any(r != 0), left, 1.0)
+        below, chosen = side * slopes < -_DEAD, jnp.arange(len(side)) == j
+        stands_off = left > _DEAD
+        lives = jnp.where(first, z > 0, alive | ~stands_off & (bound & ~dead & (z > 0) | chosen))
+        dies = jnp.where(first, bound & below, dead | stands_off & (bound & ~alive & below | chosen))
+        found = _Search(jnp.array(False), r, slopes, left, z, lives, dies)
+        return jax.tree.map(lambda new, old: jnp.where(first, new, old), found, state)._replace(alive=lives, dead=dies)
+
+    def unfinished(state: _Search) -> Bool[Array, ""]:
+        return state.first | jnp.any(bound & ~state.alive & ~state.dead)
+
+    none, zeros = jnp.zeros(side.shape, bool), jnp.zeros_like(side)
+    begin = _Search(jnp.array(True), jnp.zeros_like(y), zeros, jnp.zeros_like(size), zeros, none, none)
+    end = jax.lax.while_loop(unfinished, step, begin)
+    violation = jnp.max(jnp.where(bound, side * end.slopes, jnp.abs(end.slopes)))
     # What was taken for round-off may be all that keeps a coordinate alive.
-    of_round_off = jnp.where(jnp.any(dead & ~held) & jnp.all(r == 0) & (size > 0), left / size, 0.0)
-    return Nearest(y - r, bound & (z == 0), dead, jnp.maximum(jnp.maximum(violation, 0.0), of_round_off))
+    of_round_off = jnp.where(jnp.any(end.dead) & jnp.all(end.r == 0) & (size > 0), end.left / size, 0.0)
+    return Nearest(y - end.r, bound & (end.z == 0), end.dead, jnp.maximum(jnp.maximum(violation, 0.0), of_round_off))
 
 
-def contains(Z: Float[Array, "n m"], y: Float[Array, " n"], side: Float[Array, " m"]) -> tuple[Scalar, Nearest]:
-    """Whether y is in that cone, and which coordinates are then dead; with orthonormal rows, as which the cone is the
-    same and rows that all but depend on each other count like others."""
-    eps = float(jnp.finfo(Z.dtype).eps)
+def within_reach(
+    Z: Float[Array, "n m"], y: Float[Array, " n"], side: Float[Array, " m"], metric: Float[Array, " n"]
+) -> tuple[Bool[Array, ""], Nearest]:
+    """Whether y is in that cone, and which coordinates are then dead; if not, the nearest point in the `metric`, a
+    factor for every row.
+
+    Whether y is in it is asked with orthonormal rows, as which the cone is the same and rows that all but depend on
+    each other count like others.
+    """
+    eps, n = float(jnp.finfo(Z.dtype).eps), len(y)
     U, s, V = jnp.linalg.svd(Z, full_matrices=False)
-    kept = s > 10 * len(y) * eps * jnp.max(s)
+    kept = s > 10 * n * eps * jnp.max(s)
     inverse = jnp.where(kept, 1 / jnp.where(kept, s, 1.0), 0.0)
     inner = inverse * (U.T @ y)
-    found = nearest(jnp.where(kept[:, None], V, 0.0), inner, side, jnp.max(s) * jnp.max(inverse))
     off = jnp.max(jnp.abs(y - U @ (s * inner)))  # outside the range of Z
-    reached = jnp.all(found.outputs == inner) & (off <= 1e4 * eps * jnp.max(jnp.abs(y)))
-    return reached, found._replace(outputs=y)
+    in_range = off <= 1e4 * eps * jnp.max(jnp.abs(y))
+    V, inner = (
+        jnp.pad(v, [(0, n - len(s)), *[(0, 0)] * (v.ndim - 1)]) for v in (jnp.where(kept[:, None], V, 0.0), inner)
+    )
+    round_off = jnp.max(s) * jnp.max(inverse)
+
+    def look(state: tuple) -> tuple:
+        count, *_ = state
+        again = count > 0
+        aim = jnp.where(again, y * metric, inner)
+        found = nearest(jnp.where(again, Z * metric[:, None], V), aim, side, jnp.where(again, 1.0, round_off))
+        return count + 1, ~again & in_range & jnp.all(found.outputs == aim), found
+
+    def unfinished(state: tuple) -> Bool[Array, ""]:
+        count, reached, _ = state
+        return (count == 0) | (count == 1) & ~reached
+
+    none = jnp.zeros(side.shape, bool)
+    begin = (0, jnp.array(False), Nearest(y, none, none, jnp.zeros_like(off)))
+    return jax.lax.while_loop(unfinished, look, begin)[1:]
 
 
 def is_balanced(A: Float[Array, "n m"], side: Float[Array, " m"]) -> Bool[Array, ""]:
@@ -87,31 +145,6 @@ def _with_signs(
     b = off_the_free(off_the_free(y))
     z = _nonnegative(C, b, least)
     return z, off_the_free(b - C @ z)
-
-
-def _on_the_boundary(columns: Array, side: Array, alive: Array, dead: Array) -> Bool[Array, " m"]:
-    """`dead` with the coordinates that no other point with these outputs has alive, as where y = 0 or a ρ_j must be 0.
-
-    A coordinate may live if with those that live it makes a combination that leaves the outputs as they are. If not,
-    what is left of the nearest one is at right angles to all that live and stands on one side of the others.
-    """
-    bound = side != 0
-
-    def step(state: tuple) -> tuple:
-        alive, dead = state
-        j = jnp.argmax(bound & ~alive & ~dead)
-        allowed = jnp.where(dead, 0.0, columns)
-        z, r = _with_signs(allowed, bound & ~alive, side, -side[j] * columns[:, j], 1e-12)
-        stands_off = jnp.linalg.norm(r) > _DEAD
-        dies = bound & ~alive & (-side * (r @ columns) > _DEAD * jnp.linalg.norm(r))
-        chosen = jnp.arange(len(side)) == j
-        alive = alive | ~stands_off & (bound & ~dead & (z > 0) | chosen)
-        return alive, dead | stands_off & (dies | chosen)
-
-    def unfinished(state: tuple) -> Bool[Array, ""]:
-        return jnp.any(bound & ~state[0] & ~state[1])
-
-    return jax.lax.while_loop(unfinished, step, (alive, dead))[1]
 
 
 _DEAD = 1e-9  # cosine of the angle of a column with r from which it is not at right angles to it

@@ -124,7 +124,7 @@ class _State(NamedTuple):
     stride: Scalar  # how far to go in log α next
     tries: Int[Array, ""]  # steps since the last stride
     size: Scalar  # of the last step
-    iterations: Int[Array, ""]
+    iterations: Int[Array, ""]  # before the last steps
     done: Bool[Array, ""]
 
 
@@ -159,11 +159,11 @@ def newton(
         first.active.all(), lambda v: (v, jnp.zeros_like(v)), lambda v: _projected(first, metric, v), reach.outputs
     )
     first = first._replace(A=after(fitted, first.A))
-    state = _continue_in_scale(*jax.lax.stop_gradient((coordinates, Z, fitted, first)), max_iterations)
-    basis, x = _polished(*jax.lax.stop_gradient((coordinates, Z, fitted)), state)
+    state = _solved(*jax.lax.stop_gradient((coordinates, Z, fitted, first)), max_iterations)
+    basis, x = state.basis, state.x
     inverse_gram = jnp.linalg.inv(jax.lax.stop_gradient(_gram(basis, _slopes(coordinates, x))))
     x = _implicit(coordinates, Z, fitted, basis, inverse_gram, x)
-    end = _certify(*jax.lax.stop_gradient((coordinates, Z, fitted)), noise, basis, inverse_gram, x, state)
+    end = _certify(*jax.lax.stop_gradient((coordinates, Z, fitted)), noise, basis, inverse_gram, x, state.iterations)
     sizes = jnp.abs(target) + jnp.max(jnp.abs(coordinates.rho(end.angles)))
     end = dataclasses.replace(
         end,
@@ -184,19 +184,19 @@ def _within_reach(side: Array, Z: Array, target: Array, metric: Array) -> cone.N
     `target` itself where it is among them."""
 
     def nearest(target: Array) -> cone.Nearest:
-        reached, found = jax.lax.stop_gradient(cone.contains(Z, target, side))
+        reached, found = jax.lax.stop_gradient(cone.within_reach(Z, target, side, metric))
         operands = after(found.violation, target), after(found.violation, Z)
-        return jax.lax.cond(reached, lambda v, _: found._replace(outputs=v), in_metric, *operands)
+        outputs = jax.lax.cond(reached, lambda v, _: v, lambda *v: outputs_of(found, *v), *operands)
+        return found._replace(outputs=outputs)
 
-    def in_metric(target: Array, Z: Array) -> cone.Nearest:
+    def outputs_of(found: cone.Nearest, target: Array, Z: Array) -> Array:
         data, y = Z * metric[:, None], target * metric
-        found = jax.lax.stop_gradient(cone.nearest(data, y, side))
         moved = jnp.max(jnp.abs(y - found.outputs)) > 0
         # The same point by the columns that take part, which has derivatives.
         taking_part = after(found.violation, jnp.where(found.zero, 0.0, data))
         slope = taking_part @ (jnp.linalg.pinv(taking_part, rtol=1e-10) @ y)
         outputs = found.outputs + slope - jax.lax.stop_gradient(slope)
-        return found._replace(outputs=jnp.where(moved, outputs / metric, target))
+        return jnp.where(moved, outputs / metric, target)
 
     def all_of_it(target: Array) -> cone.Nearest:
         nothing = jnp.zeros(side.shape, bool)
@@ -227,21 +227,8 @@ def _at(coordinates: Coordinates, log_scale: Scalar) -> Coordinates:
     return dataclasses.replace(coordinates, log_scale=log_scale)
 
 
-def _evaluate(coordinates: Coordinates, basis: Basis, target: Array, shift: Array, x: Array) -> _Equations:
-    """The equations Zρ = target + Z shift, without round-off taken for residuals."""
-    rho, zeta = coordinates.rho(x), coordinates.zeta(x)
-    misfit = basis.inverse @ target - basis.A @ (rho - shift)
-    felt = _felt(basis, target, jnp.abs(rho) + jnp.abs(shift), misfit, rho)
-    return _Equations(
-        rho,
-        zeta,
-        jnp.where(basis.active & felt, misfit, 0.0),
-        jnp.where(basis.basic, 0.0, basis.of_rows(zeta, 0.0) @ basis.A - zeta),
-    )
-
-
 def _felt(
-    basis: Basis, target: Array, sizes: Array, misfit: Array, rho: Array, least: float = 4.0
+    basis: Basis, target: Array, sizes: Array, misfit: Array, rho: Array, least: float | Scalar = 4.0
 ) -> Bool[Array, " n"]:
     """The rows whose misfit is more than `least` units of round-off, which is nothing to follow: where it is all that y
     asks of a basic, as where y is sparse, ρ_j would swing by its own size for ever. There any balance of what is small
@@ -260,35 +247,39 @@ _PATIENCE = 6  # steps before every third is halved, which breaks cycles
 _DORMANT = 1e3  # round-off of a row, in whose units its basic and its misfit are nothing that y determines
 
 
-def _continue_in_scale(coordinates: Coordinates, Z: Array, target: Array, first: Basis, max_iterations: int) -> _State:
+def _solved(coordinates: Coordinates, Z: Array, target: Array, first: Basis, max_iterations: int) -> _State:
+    """The end of the continuation, and there the basis computed anew and a few last steps, whose residuals are from the
+    data themselves. Both are rounds of one loop over one program."""
     L, last = coordinates.depth, coordinates.log_scale
     eps = float(jnp.finfo(Z.dtype).eps)
     start = coordinates.rho(coordinates.start)
     none = jnp.zeros_like(coordinates.start)
+    seen = jnp.any(Z != 0, axis=0)
 
-    def step(state: _State) -> _State:
+    def step(is_last: Array, state: _State) -> _State:
         here, x, basis = _at(coordinates, state.log_scale), state.x, state.basis
-        begun = here.rho(here.start)
-        equations, slopes = (
-            _evaluate(here, basis, target, jnp.where(state.log_scale == last, 0.0, begun - start), x),
-            _slopes(here, x),
-        )
-        rho, zeta = equations.rho, equations.zeta
+        begun, slopes = here.rho(here.start), _slopes(here, x)
+        shift = jnp.where(state.log_scale == last, 0.0, begun - start)
+        rho, zeta = here.rho(x), here.zeta(x)
+        largest = jnp.max(jnp.where(is_last & ~seen, 0.0, jnp.abs(rho)))
+        misfit = jax.lax.cond(is_last, _misfit_of_data, _misfit, Z, target, basis, rho, shift)
+        felt = _felt(basis, target, jnp.abs(rho) + jnp.abs(shift), misfit, rho, jnp.where(is_last, 0.0, 4.0))
+        felt &= basis.active & (~is_last | (jnp.abs(misfit) > eps * largest))
+        equations = _Equations(rho, zeta, jnp.where(felt, misfit, 0.0), _slack(basis, zeta))
         # The equations' residuals, and their derivatives by log α.
         pull = basis.A @ (rho - begun)
         pull = jnp.where(_felt(basis, target, jnp.abs(rho) + jnp.abs(begun), pull, rho), pull, 0.0)
         misfits = jnp.stack([equations.misfit, -L * pull])
         drhos, dzeta_B = _solve(basis, slopes, misfits, jnp.stack([equations.slack, none]))
-        room = _ROOM * (jnp.max(jnp.abs(zeta)) + jnp.max(_exp(slopes.log_zeta)))
+        room = jnp.where(is_last, jnp.inf, _ROOM * (jnp.max(jnp.abs(zeta)) + jnp.max(_exp(slopes.log_zeta))))
         dzetas = jnp.clip(dzeta_B, -room, room) @ basis.A + jnp.stack([equations.slack, none])
 
-        largest = jnp.max(jnp.abs(rho))
         size = jnp.max(jnp.abs(drhos[0])) / largest
         off = _out_of_order(here, equations)
         arrived = state.log_scale == last
         stalled = (size < eps**0.5) & (size >= state.size)
         solved = arrived & ((size <= 1e3 * eps) | stalled) & (off <= _IN_ORDER)
-        centred = jnp.maximum(size, off) < _CENTRED  # false for NaN
+        centred = ~is_last & (jnp.maximum(size, off) < _CENTRED)  # false for NaN
         log_scale = jnp.maximum(last, state.log_scale - jnp.where(centred, state.stride, 0.0))
         stride = log_scale - state.log_scale
 
@@ -301,21 +292,36 @@ def _continue_in_scale(coordinates: Coordinates, Z: Array, target: Array, first:
         loss = jnp.max(jnp.where(firm, -change / jnp.where(firm, rho, 1.0), 0.0))
         halved = (state.tries >= _PATIENCE) & (state.tries % 3 == 1)
         damping = jnp.minimum(jnp.where(halved, 0.5, 1.0), _TO_THE_BOUNDARY / jnp.maximum(loss, 0.1))
+        damping = jnp.where(is_last, 1.0, damping)
         dx = (dzetas[0] + stride * dzetas[1]) * _exp(-slopes.log_zeta)
-        x = _moved(there, x, rho, damping * change, damping * dx, basis.basic, scale)
+        unit = jnp.where(is_last, largest, scale)
+        moved = _moved(there, x, rho, damping * change, damping * dx, basis.basic, unit)
+        x = jnp.where(~is_last | (size <= _CENTRED), moved, x)
+        tries = state.tries + 1
         return _State(
             log_scale,
             x,
             bases.improved(basis, _slopes(there, x).w),
             state.stride * jnp.where(centred, jnp.where(state.tries == 0, 3.0, 1.5), 1.0),
-            jnp.where(centred, 0, state.tries + 1),
+            jnp.where(centred, 0, tries),
             jnp.where(stride == 0, size, jnp.inf),
-            state.iterations + 1,
-            solved,
+            state.iterations + jnp.where(is_last, 0, 1),
+            jnp.where(is_last, (tries >= 4) & ((tries >= _MOST_LAST_STEPS) | ~(off > 1e5 * eps)), solved),
         )
 
-    def unfinished(state: _State) -> Bool[Array, ""]:
-        return (state.iterations < max_iterations) & ~state.done
+    def rounds(i: Array, state: _State) -> _State:
+        is_last = i == 1
+        renewed = jax.lax.cond(is_last, lambda basis: bases.renewed(basis, Z), lambda basis: basis, state.basis)
+        return jax.lax.while_loop(
+            lambda state: ~state.done & (is_last | (state.iterations < max_iterations)),
+            lambda state: step(is_last, state),
+            state._replace(
+                log_scale=jnp.where(is_last, last, state.log_scale),
+                basis=renewed,
+                tries=jnp.array(0),
+                done=jnp.array(False),
+            ),
+        )
 
     unit = _at(coordinates, jnp.zeros_like(last))
     slopes = _slopes(unit, unit.start)
@@ -324,7 +330,21 @@ def _continue_in_scale(coordinates: Coordinates, Z: Array, target: Array, first:
     easy = jnp.maximum(last, jnp.log(10 * turns) / L)
     one = jnp.ones_like(last)
     begin = _State(easy, coordinates.start, first, one / L, jnp.array(0), one * jnp.inf, jnp.array(0), jnp.array(False))
-    return jax.lax.while_loop(unfinished, step, begin)
+    return jax.lax.fori_loop(0, 2, rounds, begin)
+
+
+def _misfit(Z: Array, target: Array, basis: Basis, rho: Array, shift: Array) -> Float[Array, " n"]:
+    """That of Zρ = target + Z shift, in the basis' rows."""
+    return basis.inverse @ target - basis.A @ (rho - shift)
+
+
+def _misfit_of_data(Z: Array, target: Array, basis: Basis, rho: Array, shift: Array) -> Float[Array, " n"]:
+    """The same where there is no shift, to the data's own round-off."""
+    return basis.inverse @ difference(target, Z, rho)
+
+
+def _slack(basis: Basis, zeta: Array) -> Float[Array, " m"]:
+    return jnp.where(basis.basic, 0.0, basis.of_rows(zeta, 0.0) @ basis.A - zeta)
 
 
 def _moved(
@@ -371,31 +391,7 @@ _FARTHEST = 1e5  # that an angle grows in a step
 _NEGLIGIBLE = 1e-20  # ρ in units of the largest, below which it is no part of Zρ
 
 
-def _polished(coordinates: Coordinates, Z: Array, target: Array, state: _State) -> tuple[Basis, Array]:
-    """The basis computed anew, and a few steps with residuals from the data themselves."""
-    seen, eps = jnp.any(Z != 0, axis=0), float(jnp.finfo(Z.dtype).eps)
-
-    def step(state: tuple) -> tuple:
-        basis, x, count, _ = state
-        equations, slopes = _residuals(coordinates, Z, target, basis, x), _slopes(coordinates, x)
-        largest = jnp.max(jnp.where(seen, jnp.abs(equations.rho), 0.0))
-        felt = _felt(basis, target, jnp.abs(equations.rho), equations.misfit, equations.rho, 0.0)
-        felt = felt & (jnp.abs(equations.misfit) > eps * largest)
-        drho, dzeta_B = _solve(basis, slopes, jnp.where(felt, equations.misfit, 0.0), equations.slack)
-        dx = (dzeta_B @ basis.A + equations.slack) * _exp(-slopes.log_zeta)
-        new = _moved(coordinates, x, equations.rho, drho, dx, basis.basic, largest)
-        x = jnp.where(jnp.max(jnp.abs(drho)) <= _CENTRED * largest, new, x)
-        return bases.improved(basis, _slopes(coordinates, x).w), x, count + 1, _out_of_order(coordinates, equations)
-
-    def unfinished(state: tuple) -> Bool[Array, ""]:
-        _, _, count, off = state
-        return (count < 4) | (count < _MOST_ROUNDS) & (off > 1e5 * eps)
-
-    begin = (bases.renewed(state.basis, Z), state.x, jnp.array(0), jnp.ones_like(coordinates.log_scale))
-    return jax.lax.while_loop(unfinished, step, begin)[:2]
-
-
-_MOST_ROUNDS = 40  # four are enough but where y is sparse to round-off, and ν is determined by what lies below it
+_MOST_LAST_STEPS = 40  # four are enough but where y is sparse to round-off, and ν is determined by what lies below it
 
 
 def _out_of_order(coordinates: Coordinates, equations: _Equations) -> Scalar:
@@ -404,13 +400,6 @@ def _out_of_order(coordinates: Coordinates, equations: _Equations) -> Scalar:
     waits = (coordinates.side * equations.slack >= 0) | (rho > 50 * float(jnp.finfo(rho.dtype).eps) * jnp.max(rho))
     off = jnp.max(jnp.where(waits, jnp.abs(equations.slack), 0.0)) / jnp.max(zeta)
     return jnp.where(jnp.isnan(off), 0.0, off)
-
-
-def _residuals(coordinates: Coordinates, Z: Array, target: Array, basis: Basis, x: Array) -> _Equations:
-    rho, zeta = coordinates.rho(x), coordinates.zeta(x)
-    slack = basis.of_rows(zeta, 0.0) @ basis.A - zeta
-    misfit = basis.inverse @ difference(target, Z, rho)
-    return _Equations(rho, zeta, jnp.where(basis.active, misfit, 0.0), jnp.where(basis.basic, 0.0, slack))
 
 
 def _implicit_value(
@@ -454,11 +443,12 @@ def _certify(
     basis: Basis,
     inverse_gram: Array,
     angles: Array,
-    state: _State,
+    iterations: Array,
 ) -> Limit:
     x = jax.lax.stop_gradient(angles)
-    equations = _residuals(coordinates, Z, target, basis, x)
-    rho, zeta = equations.rho, equations.zeta
+    rho, zeta = coordinates.rho(x), coordinates.zeta(x)
+    misfit = jnp.where(basis.active, basis.inverse @ difference(target, Z, rho), 0.0)
+    equations = _Equations(rho, zeta, misfit, _slack(basis, zeta))
     D = _exp(coordinates.log_rho_slope(x) - coordinates.log_zeta_slope(x))
     gap = jnp.abs(basis.of_rows(zeta, 0.0) @ equations.misfit) + jnp.sum(D * equations.slack**2) / 2
     potential = rho @ zeta - jnp.sum(coordinates.conjugate(x))
@@ -474,7 +464,7 @@ def _certify(
         gap=gap / jnp.where(potential > 0, potential, 1.0),
         fitted=target,
         misfit=jnp.zeros_like(gap),
-        iterations=state.iterations,
+        iterations=iterations,
         finite=jnp.isfinite(rho).all() & jnp.isfinite(zeta).all(),
     )
 

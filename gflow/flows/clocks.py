@@ -12,6 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Scalar
 
 from ..networks import Network, with_weights
@@ -111,7 +112,7 @@ def log_time_at(u: Scalar) -> Scalar:
 
 
 class _Arc(NamedTuple):
-    theta: Weights
+    theta: Float[Array, " N"]
     log_norm: Scalar
     w: Scalar
     logits: Float[Array, " n"]
@@ -143,30 +144,31 @@ class ArcLengthClock(Clock):
         weights = self.network.weights
         size = norm(weights)
         size = jnp.where(size > 0, size, 1.0)  # the zero network is stationary and stays where it is
-        theta = tuple(v / (size * self._resolution()) for v in weights)
+        theta = ravel_pytree(weights)[0] / (size * self._resolution())
         outputs = self.network(self.problem.X)
         log_loss = self.problem.log_loss(outputs)
         logits = jax.nn.log_softmax(self.problem.log_slopes(self.problem.margins(outputs)))
         return _Arc(theta, jnp.log(size), log_loss, logits / _logit_unit(log_loss))
 
     def weights(self, state: _Arc) -> Weights:
-        return tuple(jnp.exp(state.log_norm) * self._resolution() * v for v in state.theta)
+        return ravel_pytree(self.network.weights)[1](jnp.exp(state.log_norm) * self._resolution() * state.theta)
 
     def __call__(self, tau: Scalar, state: _Arc) -> _Arc:
         problem, resolution = self.problem, self._resolution()
-        weights, size = self.weights(state), jnp.exp(state.log_norm)
-        outputs, forward = jax.linearize(lambda v: with_weights(self.network, v)(problem.X), weights)
+        unravel, size = ravel_pytree(self.network.weights)[1], jnp.exp(state.log_norm)
+        weights = size * resolution * state.theta
+        outputs, forward = jax.linearize(lambda v: with_weights(self.network, unravel(v))(problem.X), weights)
         backward = jax.linear_transpose(forward, weights)
         log_loss, shares = jax.value_and_grad(problem.log_loss)(outputs)
         total = -jnp.sum(problem.y * shares)  # Σq, which is 1 for the exponential loss and does not feel ties
         logits = state.logits * _logit_unit(log_loss)
         q = total * jax.nn.softmax(logits)
         ascent = backward(problem.y * q)[0]  # −∇ log L = dΘ/dτ with dτ = L dt
-        slope = norm(ascent)
+        slope = jnp.linalg.norm(ascent)
         patience = jnp.exp(-state.w) / (1 + jax.nn.relu(state.w - log_loss))
         rate = 1 / (slope / size + patience)  # dτ/dσ
-        radial = jnp.sum(jnp.stack([jnp.sum(g * v) for g, v in zip(ascent, weights, strict=True)])) / size**2
-        tangential = tuple(g / size - radial * v / size for g, v in zip(ascent, weights, strict=True))
+        radial = jnp.sum(ascent * weights) / size**2
+        tangential = (ascent - radial * weights) / size
 
         margins, moving = problem.margins(outputs), problem.margins(forward(ascent))
         log_slopes, change = jax.jvp(problem.log_slopes, (margins,), (moving,))
@@ -177,7 +179,7 @@ class ArcLengthClock(Clock):
         back = jnp.exp(jnp.minimum(log_loss, 0.0)) * (jax.nn.log_softmax(log_slopes) - logits)
         unit, unit_change = jax.jvp(_logit_unit, (log_loss,), (-rate * slope**2,))
         return _Arc(
-            theta=tuple(rate / resolution * v for v in tangential),
+            theta=rate / resolution * tangential,
             log_norm=rate * radial,
             w=rate * (jnp.exp(-state.w) - slope**2),
             logits=(rate * change + back - state.logits * unit_change) / unit,

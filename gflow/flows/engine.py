@@ -11,6 +11,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Int, PyTree, Scalar
 
 from .rows import OnlyEnd, Recorded, Saving
@@ -21,7 +22,7 @@ class Integration(eqx.Module):
 
     - `field`: (τ, state) ↦ the state's derivative, an equinox module.
     - `solver`, `start`, `first`, `last`: from τ = `first` to `last`.
-    - `rtol`, `atol`: of a step; `atol` a number or like the state.
+    - `rtol`, `atol`: of a step.
     - `stops`: modules (τ, state) ↦ Bool; the integration ends at the first step after which one holds.
     - `saving`: which rows to keep.
     - `clip_to`: values of τ at which steps must end.
@@ -87,14 +88,16 @@ def _run(what: Integration, adjoint: diffrax.AbstractAdjoint) -> Run:
     if what.clip_to is not None:
         steps = diffrax.ClipStepSizeController(steps, step_ts=what.clip_to)
     conditions = tuple(_Condition(i) for i in range(len(what.stops)))
+    # One vector: of a state of many leaves diffrax would make a program as many times as large.
+    start, of_vector = ravel_pytree(what.start)
     run = diffrax.diffeqsolve(
         diffrax.ODETerm(_field),
-        Recorded(what.solver, what.saving),
+        Recorded(what.solver, what.saving, of_vector),
         t0=what.first,
         t1=what.last,
         dt0=None,
-        y0=what.start,
-        args=(what.field, what.stops),
+        y0=start,
+        args=(what.field, what.stops, of_vector),
         saveat=diffrax.SaveAt(t1=True, solver_state=True),
         stepsize_controller=steps,
         event=diffrax.Event(conditions, what.root_finder) if conditions else None,
@@ -103,10 +106,11 @@ def _run(what: Integration, adjoint: diffrax.AbstractAdjoint) -> Run:
         throw=False,
     )
     ts: Any = run.ts
+    ys: Any = run.ys
     solver_state: Any = run.solver_state
     return Run(
         tau=ts[-1],
-        state=jax.tree.map(lambda v: v[-1], run.ys),
+        state=of_vector(ys[-1]),
         rows=None if isinstance(what.saving, OnlyEnd) else what.saving.rows(solver_state[1]),
         result=run.result,
         steps=run.stats["num_accepted_steps"],
@@ -120,8 +124,9 @@ _forward = with_derivatives_of(
 
 
 @eqx.filter_jit  # traced once, however many times diffrax inlines it
-def _field(tau: Any, state: PyTree, args: tuple[Callable, tuple]) -> PyTree:
-    return _with_complex(args[0])(tau, state)
+def _field(tau: Any, y: Array, args: tuple[Callable, tuple, Callable]) -> Array:
+    field, _, of_vector = args
+    return ravel_pytree(_with_complex(field)(tau, of_vector(y)))[0]
 
 
 class _Condition(eqx.Module):
@@ -129,8 +134,8 @@ class _Condition(eqx.Module):
 
     i: int = eqx.field(static=True)
 
-    def __call__(self, t: Scalar, y: PyTree, args: tuple[Callable, tuple], **_: Any) -> Array:
-        return _stop(t, y, args[1][self.i])
+    def __call__(self, t: Scalar, y: Array, args: tuple[Callable, tuple, Callable], **_: Any) -> Array:
+        return _stop(t, args[2](y), args[1][self.i])
 
 
 @eqx.filter_jit  # likewise

@@ -74,7 +74,7 @@ class _System(eqx.Module):
 
 class _Iterate(NamedTuple):
     z: Float[Array, " M"]
-    residual: Float[Array, " M"]
+    left: Scalar  # of the residual, before the last step
     steps: Array
 
 
@@ -94,19 +94,20 @@ def polished(network: Any, problem: Classification, shares: Float[Array, " n"]) 
     network, problem_here, shares = jax.tree.map(constant_of, (network, problem, shares))
     system, start = _system(network, problem_here, shares)
     z = jax.lax.while_loop(
-        lambda at: (_size(at.residual) > _SOLVED) & (at.steps < _NEWTON_STEPS),
+        lambda at: (at.left > _SOLVED) & (at.steps < _NEWTON_STEPS),
         lambda at: _newton(system, at),
-        _Iterate(start, system.residual(start), jnp.array(0)),
+        _Iterate(start, jnp.full((), jnp.inf, start.dtype), jnp.array(0)),
     ).z
-    # The last step has the derivatives; what it is multiplied with needs none.
-    values, vectors = jnp.linalg.eigh(jax.hessian(system.lagrangian)(z))
+    K = jax.hessian(system.lagrangian)(z)
+    values, vectors = jnp.linalg.eigh(K)
     flat = jnp.abs(values) <= _FLAT
     inverse = jnp.where(flat, 0.0, 1 / jnp.where(flat, 1.0, values))
+    # One more step, of no length, has the derivatives; what it is multiplied with needs none.
     residual = eqx.tree_at(lambda s: s.problem, system, problem).residual(z)
-    z = z - vectors @ (inverse * (vectors.T @ residual))
+    z = z - vectors @ (inverse * (vectors.T @ (residual - jax.lax.stop_gradient(residual))))
     theta, multipliers = jnp.split(z, [z.size - shares.size])
 
-    left, h = _size(system.residual(constant_of(z))), _second_variation(system, constant_of(z))
+    left, h = _size(system.residual(constant_of(z))), _second_variation(system, K)
     moving = _moving(system, constant_of(theta), vectors)
     rounded = left + jnp.finfo(z.dtype).eps
     multipliers = multipliers / system.slopes
@@ -145,18 +146,18 @@ def _system(network: Any, problem: Any, shares: Array) -> tuple[_System, Array]:
 
 
 def _newton(system: _System, at: _Iterate) -> _Iterate:
+    residual = system.residual(at.z)
     values, vectors = jnp.linalg.eigh(jax.hessian(system.lagrangian)(at.z))
     # Off the solution, eigenvalues of symmetries are as large as the residual.
-    small = jnp.abs(values) <= _FLAT + jnp.linalg.norm(at.residual)
-    along = vectors.T @ at.residual
+    small = jnp.abs(values) <= _FLAT + jnp.linalg.norm(residual)
+    along = vectors.T @ residual
     z = at.z - vectors @ jnp.where(small, 0.0, along / jnp.where(small, 1.0, values))
-    return _Iterate(z, system.residual(z), at.steps + 1)
+    return _Iterate(z, _size(residual), at.steps + 1)
 
 
-def _second_variation(system: _System, z: Array) -> Float[Array, " N"]:
+def _second_variation(system: _System, K: Float[Array, "M M"]) -> Float[Array, " N"]:
     """The eigenvalues of H where no active margin changes, and 1 elsewhere."""
     n = system.active.size
-    K = jax.hessian(system.lagrangian)(z)
     H, G = K[:-n, :-n], jnp.where(system.active, K[:-n, -n:], 0.0)
     values, vectors = jnp.linalg.eigh(G.T @ G)
     kept = values > 1e-12 * n  # of unit vectors; squares of a condition number that leaves four digits

@@ -132,10 +132,14 @@ class OnlyEnd(Saving):
 
 
 class Recorded(diffrax.AbstractWrappedSolver):
-    """A solver with the rows of its path in its state, which diffrax keeps where it accepts a step."""
+    """A solver with the rows of its path in its state, which diffrax keeps where it accepts a step.
+
+    `of_vector` makes states of the vectors that the solver works with.
+    """
 
     solver: Any  # pyright: ignore[reportIncompatibleVariableOverride]
     saving: Saving
+    of_vector: Callable[[Array], PyTree]
 
     @property
     def term_structure(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -167,12 +171,16 @@ class Recorded(diffrax.AbstractWrappedSolver):
         return self.solver.func(terms, t0, y0, args)
 
     def init(self, terms: PyTree, t0: Any, t1: Any, y0: PyTree, args: PyTree) -> tuple[Any, Any]:
-        return self.solver.init(terms, t0, t1, y0, args), self.saving.start(t0, y0)
+        return self.solver.init(terms, t0, t1, y0, args), self.saving.start(t0, self.of_vector(y0))
 
     def step(
         self, terms: PyTree, t0: Any, t1: Any, y0: PyTree, args: PyTree, solver_state: tuple[Any, Any], made_jump: Any
     ) -> tuple[PyTree, PyTree, Any, tuple[Any, Any], diffrax.RESULTS]:
         inner, memory = solver_state
         y1, error, info, inner, result = self.solver.step(terms, t0, t1, y0, args, inner, made_jump)
-        between = self.solver.interpolation_cls(t0=t0, t1=t1, **info).evaluate
-        return y1, error, info, (inner, self.saving.after(memory, t0, t1, y1, between)), result
+        interpolation = self.solver.interpolation_cls(t0=t0, t1=t1, **info)
+
+        def between(tau: Scalar) -> PyTree:
+            return self.of_vector(interpolation.evaluate(tau))
+
+        return y1, error, info, (inner, self.saving.after(memory, t0, t1, self.of_vector(y1), between)), result

@@ -202,11 +202,12 @@ def _point_of_weights(followed: Followed, options: tuple[Scalar, Weights]) -> So
     loose, first, end = (jax.tree.map(lambda v, at=at: v[at], ends) for at in ((0, 1), (1, 0), (1, 1)))
     run = jax.tree.map(lambda v: v[1, 1], runs)
     # The correction's error is quadratic in the residual; to claim only the first power is the safe side. But two stops
-    # with a small residual may both lie far from the end where rows all but depend on each other: so the square of the
-    # way that was corrected is claimed as well.
+    # with a small residual may both lie far from the end where rows all but depend on each other: so the way that was
+    # corrected is claimed as well, times that of the weights, by which J has changed.
     of_correction = _SECOND_STOP * distance(_measured(followed, first), _measured(followed, end))
-    of_correction += distance(_measured(followed, run.network), _measured(followed, end)) ** 2
-    of_steps = distance(_measured(followed, loose), _measured(followed, end))
+    turned = distance(*(ravel_pytree(network.weights)[0] for network in (run.network, end)))
+    of_correction += turned * distance(_measured(followed, run.network), _measured(followed, end))
+    of_steps = distance(_measured(followed, loose), _measured(followed, first))  # both corrected from the first stop
     error = jnp.where(runs.converged.all(), of_correction + jnp.maximum(of_steps, _LEAST * rtol), jnp.inf)
     end, given = followed.lift(end), followed.given
     log_loss, left = given.log_loss(end(given.X)), discrepancy_size(given, end(given.X))

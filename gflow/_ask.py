@@ -57,8 +57,14 @@ def _cast(v: Any, dtype: Any) -> Any:
 
 
 def log_scale(log_alpha: Any, network: Network) -> Scalar:
-    """`log_alpha` as a scalar of the weights' dtype."""
-    return to_scalar("log_alpha", log_alpha).astype(jnp.result_type(*network.weights))
+    """`log_alpha` as a scalar of the weights' dtype. **Raises** ValueError where it is seen to be infinite."""
+    log_alpha = to_scalar("log_alpha", log_alpha).astype(jnp.result_type(*network.weights))
+    if is_concrete(log_alpha) and jnp.isinf(log_alpha):
+        raise ValueError(
+            f"log_alpha={float(log_alpha):g} is a scale of 0 or ∞, from which no flow starts; pass a finite number. "
+            "In dual coordinates −2302 (10^−1000) is an ordinary one."
+        )
+    return log_alpha
 
 
 def scaled(network: NetworkT, log_alpha: Scalar) -> NetworkT:

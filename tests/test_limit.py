@@ -148,3 +148,16 @@ def test_rows_that_all_but_depend_on_each_other_are_not_taken_for_fitted():
     assert exact.all()
     assert converged.tolist() == [True, *[False] * 4, True]  # a row that is there twice is no trouble
     assert jnp.all(distances <= errors)
+
+
+@pytest.mark.parametrize(("start", "status"), [(0.0, gflow.Status.no_descent), (1.0, gflow.Status.converged)])
+def test_a_start_at_zero_never_moves(start, status):
+    network = gflow.FullyConnected((start * jnp.eye(2), start * jnp.ones(2)))
+    end = gflow.limit(network, gflow.Regression([[1.0, 2.0]], [1.0]), method=gflow.Weights())
+    assert end.status == status
+
+
+@pytest.mark.parametrize("log_alpha", [jnp.inf, -jnp.inf])
+def test_an_infinite_log_scale_is_refused(log_alpha):
+    with pytest.raises(ValueError, match="no flow starts"):
+        gflow.limit(gflow.Diagonal(([1.0], [0.5])), gflow.Regression([[1.0]], [1.0]), log_alpha=log_alpha)

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Scalar
 
 from ..networks import Network, with_weights
-from ..problems import Classification, Problem
+from ..problems import Classification, Problem, loss_gradient
 from ..records import Certificate, Path, Route, Solution, Status, first_of, status_of
-from .clocks import ArcLengthClock, Clock
+from .clocks import ArcLengthClock, Clock, norm
 from .engine import Integration, Run, integrate
 from .rows import OnlyEnd, Saving
 from .stopping import Stationary, Stop, Until, is_stationary
@@ -68,7 +68,10 @@ def solution(clock: Clock, until: tuple[Until, ...], run: Run) -> Solution:
     for rule in until:
         if rule.is_convergence:
             met |= rule.met(weights, log_time, end, problem)
-    hopeless = is_stationary(weights, end, problem) if isinstance(problem, Classification) else jnp.zeros((), bool)
+    if isinstance(problem, Classification):
+        hopeless = is_stationary(weights, end, problem)
+    else:  # where the gradient is 0 to the last bit nothing has ever moved, or ever will
+        hopeless = norm(loss_gradient(weights, end, problem)) == 0
     return Solution(
         network=end,
         log_scale=jnp.zeros_like(log_loss),

@@ -122,10 +122,10 @@ def test_the_same_call_takes_the_same_route_everywhere(name):
     network, problem = NETWORKS[name], EVEN if name == "even convolution" else gflow.Regression(X, Y)
     eager = gflow.limit(network, problem)
     batch = jax.tree.map(lambda v: jnp.stack([v, 1.1 * v]), network)
-    lanes = jax.jit(jax.vmap(lambda n, p: gflow.limit(n, p), (0, None)))(batch, problem)
     others = {
-        "an argument of jit, in a lane": lanes[0],
+        "an argument of jit": jax.jit(lambda n, p: gflow.limit(n, p))(network, problem),
         "closed over": jax.jit(lambda: gflow.limit(network, problem))(),
+        "a lane": jax.vmap(lambda n: gflow.limit(n, problem))(batch)[0],
     }
     for where, end in others.items():
         assert end.route == eager.route, where

@@ -185,7 +185,8 @@ def direction(
     """The limit direction, given at `log_loss`: a vertex where that is certain, else what the flow has at that loss."""
     depth, margins_of = len(found.eta), problem.y[:, None] * found.Z
     coordinates = Coordinates.of(found.eta)
-    right, left = (jnp.where((coordinates.side == -sign) | coordinates.frozen, jnp.inf, 1.0) for sign in (1.0, -1.0))
+    one = jnp.ones_like(coordinates.side)
+    right, left = (jnp.where((coordinates.side == -sign) | coordinates.frozen, jnp.inf, one) for sign in (1.0, -1.0))
     two_layers = vertex(margins_of, right, left) if depth == 2 else None
     known = jnp.array(False) if two_layers is None else two_layers.is_unique
 
@@ -202,7 +203,7 @@ def direction(
         end = two_layers
 
     eta = rows.coordinates.eta(rows.angles[-1]) * jnp.exp(-rows.log_unit)
-    size = ((jnp.log(problem.y.size) - log_loss) / jnp.min(margins_of @ end.rho)) ** (1 / depth)
+    size = ((math.log(problem.y.size) - log_loss) / jnp.min(margins_of @ end.rho)) ** (1 / depth)
     eta = jnp.where(known, size * coordinates.equal_layers(end.rho), eta)
     shares = jnp.where(known, end.shares, rows.multipliers[-1])
     rho_end = jnp.where(known, end.rho, rho[-1])

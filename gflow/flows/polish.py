@@ -107,6 +107,7 @@ def polished(network: Any, problem: Classification, shares: Float[Array, " n"]) 
     z = z - vectors @ (inverse * (vectors.T @ (residual - jax.lax.stop_gradient(residual))))
     theta, multipliers = jnp.split(z, [z.size - shares.size])
 
+    K = jnp.where(jnp.isnan(values).any(), jnp.nan, K)  # so that its eigenvalues come in turn: see `gflow.dual.order`
     left, h = _size(system.residual(constant_of(z))), _second_variation(system, K)
     moving = _moving(system, constant_of(theta), vectors)
     rounded = left + jnp.finfo(z.dtype).eps

@@ -59,7 +59,8 @@ def q_of(time: Numbers, L: int) -> Elementwise:
 def h(time: Numbers, L: int) -> Elementwise:
     """h_L(time) = p^{L−1} q; ±∞ at and beyond the blow-up ±c_L. Yun et al. 2021, Lemma 4."""
     x = _angle_at_time(time, L)
-    return jnp.sign(x) * jnp.exp(_log_h(jnp.abs(x), L))
+    zero = x == 0  # where the logarithm has no derivative, and h_L′ = 1
+    return jnp.where(zero, x, jnp.sign(x) * jnp.exp(_log_h(jnp.where(zero, 1.0, jnp.abs(x)), L)))
 
 
 def h_prime(time: Numbers, L: int) -> Elementwise:

@@ -58,7 +58,7 @@ def vertex(A: Float[Array, "n m"], right: Float[Array, " m"], left: Float[Array,
     B, inverse = P[:, end.basis], -end.T[:, 2 * m :]
     for _ in range(2):
         inverse = inverse + inverse @ difference(jnp.eye(n, dtype=A.dtype), *jax.lax.stop_gradient((B, inverse)))
-    trusted = jnp.max(jnp.abs(inverse @ B - jnp.eye(n, dtype=A.dtype))) < 1e-3
+    trusted = jnp.max(jnp.abs(inverse @ B - jnp.eye(n, dtype=A.dtype))) < 1e-3  # each correction squares it
     inverse = inverse_depending_on(B, inverse)
     values = inverse @ b
     values = values + inverse @ difference(b, B, values)

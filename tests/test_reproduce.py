@@ -13,9 +13,20 @@ from gflow.experiments import section_6 as reproduce
 
 
 @pytest.fixture(scope="module")
-def runs():
+def store(tmp_path_factory):
+    return tmp_path_factory.mktemp("results") / "regression"
+
+
+@pytest.fixture(scope="module")
+def runs(store):
     regression, _ = reproduce.tasks()
-    return reproduce.experiment(regression, "diagonal")
+    return reproduce.experiment(regression, ["diagonal"], store)
+
+
+def test_a_second_call_reads_what_the_first_has_kept(runs, store, monkeypatch):
+    monkeypatch.setattr("gflow._sweep.verb.work", lambda *chunk: pytest.fail("computed again"))
+    again = reproduce.experiment(reproduce.tasks()[0], ["diagonal"], store)
+    assert [run.row() for run in again] == [run.row() for run in runs]
 
 
 def test_runs_start_at_the_prescribed_coefficients_and_agree(runs):

@@ -1,7 +1,11 @@
 """The experiments of Yun et al. 2021, section 6: gradient descent, gradient flow and theory side by side."""
 
 import dataclasses
-from typing import Any
+import functools
+import itertools
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -10,16 +14,18 @@ import optax
 from jaxtyping import Float
 
 from .. import predict
-from .._compare import compare
 from .._descend import descend
 from .._flow import flow
 from .._limit import limit
+from .._sweep import sweep
 from ..flows.stopping import LogLoss
 from ..measures import angle, distance
 from ..methods import Times
 from ..networks import LinearTensorNetwork, initial, scale
 from ..problems import Classification, Problem, Regression
-from ..records import Path, Solution, Status
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 SCALES = (0.01, 0.5, 1.0)
 NETWORKS = {
@@ -106,66 +112,66 @@ class Run:
         return row | {"agrees": self.agrees}
 
 
-def experiment(task: Task, name: str) -> list[Run]:
-    """All scales and directions of one network, in one batch."""
-    z = directions()
-    alphas, js = (grid.ravel() for grid in np.meshgrid(SCALES, np.arange(len(z)), indexing="ij"))
-    starts = jax.vmap(lambda alpha, z: scale(NETWORKS[name](z), alpha))(jnp.asarray(alphas), jnp.asarray(z[js]))
-    results = _three_ways(starts, task)
-    return [
-        _run(task, name, float(alphas[i]), int(js[i]), *jax.tree.map(lambda v, i=i: v[i], (starts, *results)))
-        for i in range(len(alphas))
-    ]
+def experiment(task: Task, networks: Iterable[str] = tuple(NETWORKS), store: Path | None = None) -> list[Run]:
+    """All scales and directions of `networks`, as one `gflow.sweep`, kept in the directory `store` if there is one.
+
+    **Raises** what `gflow.sweep` raises.
+    """
+    networks, z = list(networks), directions()
+    found = sweep(
+        functools.partial(_start, task.problem),
+        _verbs(task),
+        {"network": networks, "alpha": np.array(SCALES), "z": ("direction", z)},
+        chunk=len(SCALES) * len(z),  # those of one network
+        store=store,
+    )
+    lanes = itertools.product(networks, SCALES, range(len(z)))
+    return [_run(task, *lane, found.sel(network=lane[0], alpha=lane[1]).isel(direction=lane[2])) for lane in lanes]
 
 
-def _three_ways(starts: LinearTensorNetwork, task: Task) -> tuple[Path, Path, Solution]:
-    """Descent, the flow at the same times, and the flow's end, for a batch of starts."""
+def _start(problem: Problem, network: str, alpha: Any, z: Any) -> tuple[LinearTensorNetwork, Problem]:
+    return scale(NETWORKS[network](z), alpha), problem
+
+
+def _verbs(task: Task) -> dict[str, Callable]:
+    """Descent, the flow at the same times, the flow's end, and the theory."""
     steps, optimizer = jnp.asarray(task.saved_steps), optax.sgd(task.step_size)
     save = Times(task.step_size * steps)
-    descent = jax.vmap(lambda start: descend(start, task.problem, optimizer, steps=steps))(starts)
-    path = jax.vmap(lambda start: flow(start, task.problem, save=save))(starts)
-    if isinstance(task.problem, Regression):
-        return descent, path, jax.vmap(lambda start: limit(start, task.problem))(starts)
-    far = jax.vmap(lambda start: flow(start, task.problem, until=LogLoss(FAR_LOG_LOSS)).end)(starts)
-    return descent, path, far
+    is_regression = isinstance(task.problem, Regression)
+    return {
+        "descent": lambda start, problem: descend(start, problem, optimizer, steps=steps),
+        "flow": lambda start, problem: flow(start, problem, save=save),
+        "end": limit if is_regression else lambda *start: flow(*start, until=LogLoss(FAR_LOG_LOSS)).end,
+        "predicted": predict.limit,
+    }
 
 
-def _run(
-    task: Task,
-    name: str,
-    alpha: float,
-    direction: int,
-    start: LinearTensorNetwork,
-    descent: Path,
-    path: Path,
-    end: Solution,
-) -> Run:
-    expected = predict.limit(start, task.problem)
-    reached, descended = compare(end, expected), compare(descent, expected)
-    descent_end, path_end = (np.asarray(result.end.coefficients) for result in (descent, path))
-    if expected.is_direction:
-        flow_error, descent_error, apart = reached.angle, descended.angle, angle(descent_end, path_end)
-    else:
-        flow_error, descent_error, apart = reached.distance, descended.distance, distance(descent_end, path_end)
+def _run(task: Task, network: str, alpha: float, direction: int, lane: "xr.Dataset") -> Run:
+    descent, path = lane.descent_coefficients.values, lane.flow_coefficients.values
+    predicted, is_direction = lane.predicted_coefficients.values, bool(lane.predicted_is_direction)
+    apart = angle if is_direction else distance
+    end = lane.end_direction if is_direction else lane.end_coefficients
     return Run(
         task=task.name,
-        network=name,
+        network=network,
         alpha=alpha,
         direction=direction,
-        start=np.asarray(start.coefficients()),
-        descent_end=descent_end,
-        flow_end=np.asarray(end.coefficients),
-        prediction=np.asarray(expected.coefficients),
-        theorem=expected.theorem,
-        prediction_residual=float(expected.residual),
-        flow_error=float(flow_error),
-        descent_error=float(descent_error),
-        descent_to_flow=float(apart),
-        descent_log_loss=float(descent.log_loss),
-        flow_log_loss=float(end.log_loss),
-        flow_status=Status[end.status],
-        descent_path=np.asarray(descent.coefficients),
-        flow_path=np.asarray(path.coefficients),
+        start=descent[0],
+        descent_end=descent[-1],
+        flow_end=lane.end_coefficients.values,
+        prediction=predicted,
+        theorem=str(lane.predicted_theorem.values),
+        prediction_residual=float(lane.predicted_residual),
+        flow_error=float(apart(end.values, predicted)),
+        descent_error=float(apart(descent[-1], predicted)),
+        descent_to_flow=float(apart(descent[-1], path[-1])),
+        descent_log_loss=float(lane.descent_log_loss),
+        flow_log_loss=float(lane.end_log_loss),
+        flow_status=lane.end_status.attrs["flag_meanings"]
+        .split()[lane.end_status.attrs["flag_values"].index(int(lane.end_status))]
+        .replace("_", " "),
+        descent_path=descent,
+        flow_path=path,
     )
 
 

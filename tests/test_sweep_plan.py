@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gflow._sweep.grid import as_grid, expected_log_costs, plan
+from gflow._sweep.grid import _index_type, as_grid, expected_log_costs, plan
 
 NAMES = "abcd"
 
@@ -127,3 +127,9 @@ def test_equal_costs_leave_the_grids_order():
 def test_a_grid_that_is_none_is_refused(axes, message):
     with pytest.raises(ValueError, match=message):
         as_grid(axes)
+
+
+def test_indices_are_as_short_as_lanes_allow():
+    assert _index_type(2**31) is np.int32  # whose largest is 2^31 − 1
+    assert _index_type(2**31 + 1) is np.int64
+    assert as_grid({"a": np.arange(3)}).groups()[0].dtype == np.int32

@@ -70,10 +70,15 @@ class Grid:
 
     def groups(self) -> list[Int[np.ndarray, " k"]]:
         """Lanes by the values of the static dimensions, each group in the grid's order."""
-        lanes = np.arange(self.lanes).reshape(tuple(self.sizes.values()))
+        lanes = np.arange(self.lanes, dtype=_index_type(self.lanes)).reshape(tuple(self.sizes.values()))
         static = self.static_dims
         ranges = [range(self.sizes[d]) if d in static else [slice(None)] for d in self.sizes]
         return [lanes[index].ravel() for index in itertools.product(*ranges)]
+
+
+def _index_type(size: int) -> type:
+    """Of indices below `size`: half the memory wherever they fit."""
+    return np.int32 if size <= 2**31 else np.int64
 
 
 def as_grid(axes: Mapping[str, Any]) -> Grid:
@@ -145,7 +150,7 @@ class Plan:
 
     def positions(self, chunks: Iterable[int]) -> Int[np.ndarray, " lanes"]:
         """Where the results of each lane stand if these chunks are there: the last, blank row for all other lanes."""
-        found = np.full(len(self.order), self.rows - 1)
+        found = np.full(len(self.order), self.rows - 1, _index_type(self.rows))
         for k in chunks:
             lanes = self.lanes(k)
             found[lanes] = k * self.chunk + np.arange(len(lanes))
@@ -160,6 +165,7 @@ def plan(grid: Grid, chunk: int, samples: Iterable[tuple[np.ndarray, np.ndarray]
     return Plan(np.concatenate(groups), tuple(map(len, groups)), chunk)
 
 
+_BLOCK = 100_000  # lanes whose indices along all dimensions are in memory at a time
 _KNOTS = 16  # of a dimension: enough for a cost that varies with log α
 
 
@@ -181,8 +187,12 @@ def expected_log_costs(
 
     basis = np.concatenate([hats(name) for name in knots], axis=1)
     heights = np.linalg.lstsq(basis, np.log(np.maximum(costs, 1.0)), rcond=None)[0]
-    total, first = np.zeros(len(lanes)), 0
-    for name, x in knots.items():
-        total += np.interp(at(lanes, name), x, heights[first : first + len(x)])
-        first += len(x)
-    return np.round(total, 6)  # equal costs keep the grid's order
+
+    def at_lanes(lanes: np.ndarray) -> np.ndarray:
+        total, first = np.zeros(len(lanes)), 0
+        for name, x in knots.items():
+            total += np.interp(at(lanes, name), x, heights[first : first + len(x)])
+            first += len(x)
+        return np.round(total, 6)  # equal costs keep the grid's order
+
+    return np.concatenate([at_lanes(block) for block in np.array_split(lanes, -(-len(lanes) // _BLOCK))])

@@ -170,6 +170,18 @@ def writing(
     path: Path, request: dict[str, Any], grid: Grid, plan: Plan, fields: Fields, attrs: dict[str, Any]
 ) -> Iterator[Store]:
     """The store, made or repaired. It must be `locked`, and what it is `known` to hold be the same sweep."""
+    key = _described(path, request, grid, plan, fields, attrs)
+    store = Store(path, plan, fields, key)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def _described(
+    path: Path, request: dict[str, Any], grid: Grid, plan: Plan, fields: Fields, attrs: dict[str, Any]
+) -> str:
+    """Writes what describes a sweep wherever it is not there as it should be; the key of the ledger's lines."""
     before = _read_manifest(path)
     content = _plan_bytes(grid, plan)
     metadata = _metadata(plan, fields)
@@ -205,11 +217,7 @@ def writing(
         "digests": digests,
     }
     _replace(path / "sweep.json", _line(manifest))
-    store = Store(path, plan, fields, key)
-    try:
-        yield store
-    finally:
-        store.close()
+    return key
 
 
 def reading(path: Path) -> tuple[dict[str, Any], Grid, Plan, set[int], set[int]]:

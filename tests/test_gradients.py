@@ -109,3 +109,17 @@ def test_gradients_at_a_tiny_scale_are_finite():
     X, y, _, weights = setup(3)
     _, (_, by_y, *_) = value_and_gradient(X, y, jnp.asarray(-1000 * np.log(10.0)), weights)
     assert jnp.isfinite(by_y).all()
+
+
+def end_of_theorem_5(X, y):
+    return gflow.limit(gflow.Diagonal(([1.0, 0.7], [0.0, 0.0])), gflow.Regression(X, y)).coefficients
+
+
+@pytest.mark.parametrize("jacobian", [jax.jacfwd, jax.jacrev])
+def test_targets_and_inputs_of_zero_have_the_derivatives_of_the_closed_form(jacobian):
+    derivatives = jax.jit(jacobian(end_of_theorem_5, argnums=(0, 1)))
+    for unit in (1e-3, 1.0, 3e40):  # of a row, which is scaled by a power of two
+        X, y = jnp.diag(jnp.array([unit, 2.0])), jnp.array([0.0, 0.6])
+        by_X, by_y = derivatives(X, y)  # of β = X⁻¹y
+        np.testing.assert_allclose(by_y, np.diag([1 / unit, 0.5]), rtol=1e-12)
+        np.testing.assert_allclose(by_X[:, 0, 1], [-0.3 / unit, 0.0], rtol=1e-12)

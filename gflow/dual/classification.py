@@ -36,7 +36,7 @@ from ..records import Certificate, Path, Route, Solution, Status, first_of
 from . import cone
 from .coordinates import Coordinates
 from .decoupled import Decoupled, lift
-from .digits import exponent_of
+from .digits import exponent_of, ldexp
 from .order import after
 from .vertex import Vertex, vertex
 
@@ -74,7 +74,7 @@ def _directions(
     c = exponent_of(jnp.max(jnp.abs(found.Z)))
     log_unit = c * math.log(2) / len(found.eta)
     coordinates = Coordinates.of(found.eta, log_alpha + log_unit)
-    A = problem.y[:, None] * jnp.ldexp(found.Z, -c)
+    A = problem.y[:, None] * ldexp(found.Z, -c)
 
     def run(cap: Scalar) -> _Run:
         return _run(_CappedFlow(coordinates, A, problem, cap, rtol), decades, max_steps)

@@ -31,9 +31,16 @@ def _leading(v: Array, axis: int, bits: int) -> Array:
     """v rounded to `bits` bits of the largest entry along `axis`."""
     largest = jnp.max(jnp.abs(v), axis=axis, keepdims=True)
     exponent = exponent_of(largest) - bits
-    return jnp.ldexp(jnp.round(jnp.ldexp(v, -exponent)), exponent)
+    return ldexp(jnp.round(ldexp(v, -exponent)), exponent)
 
 
 def exponent_of(v: Float[Array, "..."]) -> Int[Array, "..."]:
     """The k for which 2^k is next above |v|, and 0 for v = 0. To scale by 2^k rounds nothing."""
     return jax.lax.stop_gradient(jnp.frexp(v)[1])
+
+
+def ldexp(v: Float[Array, "..."], exponent: Int[Array, "..."]) -> Float[Array, "..."]:
+    """v · 2^exponent, which rounds nothing. (The derivative of `jnp.ldexp` at v = 0 is 1, whatever the exponent.)"""
+    half = exponent // 2  # 2^exponent itself may overflow where the product does not
+    one = jnp.ones((), v.dtype)
+    return v * jnp.ldexp(one, half) * jnp.ldexp(one, exponent - half)

@@ -30,7 +30,7 @@ from . import basis as bases
 from . import cone
 from .basis import Basis
 from .coordinates import Coordinates
-from .digits import difference, exponent_of, resolution
+from .digits import difference, exponent_of, ldexp, resolution
 from .order import after
 
 
@@ -141,16 +141,16 @@ def newton(
     """
     Z = jnp.where(coordinates.frozen, 0.0, Z)
     rows = exponent_of(jnp.max(jnp.abs(Z), axis=1))
-    Z, target = jnp.ldexp(Z, -rows[:, None]), jnp.ldexp(y, -rows)
+    Z, target = ldexp(Z, -rows[:, None]), ldexp(y, -rows)
     mantissa, R = coordinates.unit_rho(coordinates.start)
     log_f0 = R + jnp.log(jnp.max(jnp.abs(Z @ mantissa)))
     log_u = jnp.maximum(jnp.log(jnp.max(jnp.abs(target))), log_f0)
     exponent = jax.lax.stop_gradient(jnp.where(jnp.isfinite(log_u), jnp.round(log_u / math.log(2)), 0.0)).astype(int)
     log_u = exponent * math.log(2)
-    target = jnp.ldexp(target, -exponent)
+    target = ldexp(target, -exponent)
     coordinates = _at(coordinates, coordinates.log_scale - log_u / coordinates.depth)
 
-    metric = jnp.ldexp(jnp.ones_like(target), rows - jnp.max(rows))  # of the data, relative
+    metric = ldexp(jnp.ones_like(target), rows - jnp.max(rows))  # of the data, relative
     reach = _within_reach(coordinates.side, Z, target, metric)
     Z = jnp.where(reach.dead, 0.0, Z)
     first = bases.improved(bases.start(Z), _slopes(coordinates, coordinates.start).w, 2.0)
@@ -168,9 +168,9 @@ def newton(
     end = dataclasses.replace(
         end,
         angles=jnp.where(reach.dead, -coordinates.side * _DEAD, end.angles),
-        nu=jnp.ldexp(end.nu, -rows),
+        nu=ldexp(end.nu, -rows),
         residual=jnp.maximum(end.residual, reach.violation),
-        fitted=jnp.ldexp(fitted, rows),
+        fitted=ldexp(fitted, rows),
         misfit=jnp.max(jnp.abs(target - fitted) / jnp.where(sizes > 0, sizes, 1.0)),
     )
     return coordinates, end, log_u

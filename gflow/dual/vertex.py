@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from .basis import inverse_depending_on
-from .digits import difference, exponent_of, resolution
+from .digits import difference, exponent_of, ldexp, resolution
 
 
 class Vertex(NamedTuple):
@@ -45,11 +45,11 @@ def vertex(A: Float[Array, "n m"], right: Float[Array, " m"], left: Float[Array,
     """The vertex for costs c_j of `right` where ρ_j > 0 and `left` where ρ_j < 0; ∞ where that is not allowed."""
     n, m = A.shape
     rows = exponent_of(jnp.max(jnp.abs(A), axis=1))
-    b = jnp.ldexp(jnp.ones(n, A.dtype), jnp.min(rows) - rows)
-    A = jnp.ldexp(A, -rows[:, None])
+    b = ldexp(jnp.ones(n, A.dtype), jnp.min(rows) - rows)
+    A = ldexp(A, -rows[:, None])
     columns = exponent_of(jnp.max(jnp.abs(A), axis=0))
-    A = jnp.ldexp(A, -columns)
-    costs = jnp.ldexp(jnp.concatenate([right, left]), -jnp.tile(columns, 2))
+    A = ldexp(A, -columns)
+    costs = ldexp(jnp.concatenate([right, left]), -jnp.tile(columns, 2))
     allowed = jnp.append(jnp.isfinite(costs), jnp.ones(n, bool))
     c = jnp.where(allowed, jnp.append(costs, jnp.zeros(n, A.dtype)), 1.0)
     P = jnp.where(allowed, jnp.concatenate([A, -A, -jnp.eye(n, dtype=A.dtype)], axis=1), 0.0)
@@ -75,10 +75,10 @@ def vertex(A: Float[Array, "n m"], right: Float[Array, " m"], left: Float[Array,
 
     def rho_of(values: Array) -> tuple[Array, Array]:
         parts = jnp.zeros_like(c).at[end.basis].set(values)
-        return jnp.ldexp(parts[:m], -columns), jnp.ldexp(parts[m : 2 * m], -columns)
+        return ldexp(parts[:m], -columns), ldexp(parts[m : 2 * m], -columns)
 
     (u, v), (of_u, of_v) = rho_of(values), rho_of(errors)
-    multipliers = jnp.ldexp(multipliers, jnp.min(rows) - rows)
+    multipliers = ldexp(multipliers, jnp.min(rows) - rows)
     return Vertex(
         rho=u - v,
         errors=jnp.where(trusted, of_u + of_v, jnp.inf),

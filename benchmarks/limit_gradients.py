@@ -4,8 +4,8 @@
 
 A lane is a diagonal network of two or three layers on three data points in six inputs, and a random direction in which
 weights, inputs, targets and log α move at once. One line a category: lanes, those that converged, and of their
-derivatives the largest relative error in forward and in reverse mode. The reference solves the scalar systems into which
-the flow falls apart by Newton's method in 60 digits, from where gflow ends, on both sides of the start.
+derivatives the largest relative error in forward and in reverse mode. The reference solves the scalar systems into
+which the flow falls apart by Newton's method in 60 digits, from where gflow ends, on both sides of the start.
 """
 
 import sys

@@ -198,3 +198,27 @@ def test_round_off_in_targets_of_more_points_than_coordinates_is_in_the_error(co
             exact = mp.lu_solve(A.T * A, A.T * mp.matrix(np.asarray(y[i]).tolist()))
         assert distance(ends[i].coefficients, [float(v) for v in exact]) <= ends.error[i]
     assert columns > 1 or ends.converged.all()
+
+
+@pytest.mark.parametrize("y", [1e-30, 0.4])
+@pytest.mark.parametrize("equal", [True, False])
+def test_coordinates_that_no_row_sees_stay_and_hide_nothing(equal, y):
+    """They are of size 1; beside them y may be tiny."""
+    weights = jnp.array([0.5, 3.0, -2.0]), jnp.array([0.5, 3.0, -2.0] if equal else [0.4, 2.0, 1.0])
+    end = limit_of_two_layers(weights, jnp.array([[1.0, 0.0, 0.0]]), jnp.array([y]))
+    assert bool(end.converged)
+    assert float(end.error) < 1e-13
+    assert float(end.coefficients[0]) == pytest.approx(y, rel=1e-13)
+    np.testing.assert_array_equal(end.coefficients[1:], (weights[0] * weights[1])[1:])
+
+
+def test_a_flow_whose_data_are_zero_ends_where_it_starts():
+    weights = jnp.array([0.5, 3.0, -2.0]), jnp.array([0.5, 2.0, -2.0])
+    end = limit_of_two_layers(weights, jnp.zeros((1, 3)), jnp.zeros(1))
+    assert bool(end.converged)
+    np.testing.assert_array_equal(end.coefficients, weights[0] * weights[1])
+
+
+@jax.jit
+def limit_of_two_layers(weights, X, y):
+    return gflow.limit(gflow.Diagonal(weights), gflow.Regression(X, y))

@@ -254,14 +254,14 @@ def _solved(coordinates: Coordinates, Z: Array, target: Array, first: Basis, max
     eps = float(jnp.finfo(Z.dtype).eps)
     start = coordinates.rho(coordinates.start)
     none = jnp.zeros_like(coordinates.start)
-    seen = jnp.any(Z != 0, axis=0)
+    seen = _seen(Z)
 
     def step(is_last: Array, state: _State) -> _State:
         here, x, basis = _at(coordinates, state.log_scale), state.x, state.basis
         begun, slopes = here.rho(here.start), _slopes(here, x)
         shift = jnp.where(state.log_scale == last, 0.0, begun - start)
         rho, zeta = here.rho(x), here.zeta(x)
-        largest = jnp.max(jnp.where(is_last & ~seen, 0.0, jnp.abs(rho)))
+        largest = jnp.max(jnp.where(seen, jnp.abs(rho), 0.0))
         misfit = jax.lax.cond(is_last, _misfit_of_data, _misfit, Z, target, basis, rho, shift)
         felt = _felt(basis, target, jnp.abs(rho) + jnp.abs(shift), misfit, rho, jnp.where(is_last, 0.0, 4.0))
         felt &= basis.active & (~is_last | (jnp.abs(misfit) > eps * largest))
@@ -296,7 +296,7 @@ def _solved(coordinates: Coordinates, Z: Array, target: Array, first: Basis, max
         dx = (dzetas[0] + stride * dzetas[1]) * _exp(-slopes.log_zeta)
         unit = jnp.where(is_last, largest, scale)
         moved = _moved(there, x, rho, damping * change, damping * dx, basis.basic, unit)
-        x = jnp.where(~is_last | (size <= _CENTRED), moved, x)
+        x = jnp.where(seen & (~is_last | (size <= _CENTRED)), moved, x)  # what no row sees stays, to the last bit
         tries = state.tries + 1
         return _State(
             log_scale,
@@ -340,7 +340,12 @@ def _misfit(Z: Array, target: Array, basis: Basis, rho: Array, shift: Array) -> 
 
 def _misfit_of_data(Z: Array, target: Array, basis: Basis, rho: Array, shift: Array) -> Float[Array, " n"]:
     """The same where there is no shift, to the data's own round-off."""
-    return basis.inverse @ difference(target, Z, rho)
+    return basis.inverse @ difference(target, Z, jnp.where(_seen(Z), rho, 0.0))
+
+
+def _seen(Z: Array) -> Bool[Array, " m"]:
+    """Whether any row sees a coordinate. What none sees has no part in the outputs' round-off, however large it is."""
+    return jnp.any(Z != 0, axis=0)
 
 
 def _slack(basis: Basis, zeta: Array) -> Float[Array, " m"]:
@@ -447,12 +452,13 @@ def _certify(
 ) -> Limit:
     x = jax.lax.stop_gradient(angles)
     rho, zeta = coordinates.rho(x), coordinates.zeta(x)
-    misfit = jnp.where(basis.active, basis.inverse @ difference(target, Z, rho), 0.0)
+    seen = jnp.where(_seen(Z), rho, 0.0)
+    misfit = jnp.where(basis.active, basis.inverse @ difference(target, Z, seen), 0.0)
     equations = _Equations(rho, zeta, misfit, _slack(basis, zeta))
     D = _exp(coordinates.log_rho_slope(x) - coordinates.log_zeta_slope(x))
     gap = jnp.abs(basis.of_rows(zeta, 0.0) @ equations.misfit) + jnp.sum(D * equations.slack**2) / 2
     potential = rho @ zeta - jnp.sum(coordinates.conjugate(x))
-    sizes = jnp.max(jnp.abs(Z), axis=1) * jnp.max(jnp.abs(rho)) + jnp.abs(target)
+    sizes = jnp.max(jnp.abs(Z), axis=1) * jnp.max(jnp.abs(seen)) + jnp.abs(target)
     off = jnp.abs(target - Z @ rho) / jnp.where(sizes > 0, sizes, 1.0)
     largest = jnp.max(jnp.abs(zeta))
     return Limit(
@@ -485,7 +491,8 @@ def _errors(
     slopes, rho, zeta = _slopes(coordinates, x), jnp.abs(equations.rho), jnp.abs(equations.zeta)
     reach, B = jnp.abs(basis.inverse), bases.columns_of(basis, Z)
     zeta_B = basis.of_rows(zeta, 0.0)
-    of_sums = resolution(m, x.dtype) * jnp.max(jnp.abs(Z), axis=1) * jnp.max(rho)
+    largest = jnp.max(jnp.where(_seen(Z), rho, 0.0))
+    of_sums = resolution(m, x.dtype) * jnp.max(jnp.abs(Z), axis=1) * largest
     of_A = resolution(n, x.dtype) * jnp.max(jnp.abs(B), axis=1)[:, None] * jnp.max(jnp.abs(basis.A), axis=0)
     misfit = jnp.abs(equations.misfit) + reach @ (of_sums + noise)
     slack = jnp.abs(equations.slack) + eps * (zeta_B @ jnp.abs(basis.A) + zeta) + zeta_B @ (reach @ of_A)

@@ -52,7 +52,9 @@ def limit(
     # Weights beyond this, whose outputs cannot be represented, are given in units of their size.
     room = 0.9 * math.log(float(jnp.finfo(found.Z.dtype).max)) / L
     log_unit = jax.lax.stop_gradient(jnp.where(log_eta > room, log_eta, 0.0))
-    last = lift(network, eta * jnp.exp(log_eta - log_unit), log_alpha, log_unit)
+    seen = jnp.any(found.Z != 0, axis=0)  # what no row sees is exactly what it was
+    eta = jnp.where(seen, eta * jnp.exp(log_eta - log_unit), found.eta * jnp.exp(log_alpha - log_unit))
+    last = lift(network, eta, log_alpha, log_unit)
 
     # What is returned must fit by its own outputs, row by row: coordinates that are not the network's prove nothing.
     outputs, beta = last(problem.X), found.modes.coefficients(coordinates.rho(end.angles))

@@ -108,7 +108,15 @@ class LogisticLoss(ClassificationLoss):
         return jnp.where(far, -margin, jnp.log(jnp.logaddexp(0.0, -near)))
 
 
-squares, exponential, logistic = SquaredLoss(), ExponentialLoss(), LogisticLoss()
+squares = SquaredLoss()
+"""The loss ℓ(r) = r²/2 of a residual r = f − y: a `gflow.RegressionLoss`, the default of `gflow.Regression`."""
+
+exponential = ExponentialLoss()
+"""The loss ℓ(m) = exp(−m) of a margin m = y f: a `gflow.ClassificationLoss`, the default of `gflow.Classification`."""
+
+logistic = LogisticLoss()
+"""The loss ℓ(m) = log(1 + exp(−m)) of a margin m = y f: a `gflow.ClassificationLoss`. Limit directions are those of
+`gflow.exponential`."""
 
 
 class Regression(Problem):

@@ -114,7 +114,9 @@ def theorem_5():
             beta = gflow.predict.limit(gflow.scale(network, alpha), problem).coefficients
             (dot,) = right.plot(alpha, excess(beta), "o", mfc="white", mec=colour, ms=4.5)
     dot.set_label("Corollary 5")
-    right.set(xlabel="initial scale α", ylabel="‖β‖₁ / its minimum − 1", title="limits of diagonal networks", ylim=(1e-10, 1))
+    right.set(
+        xlabel="initial scale α", ylabel="‖β‖₁ / its minimum − 1", title="limits of diagonal networks", ylim=(1e-10, 1)
+    )
     right.legend(frameon=False, fontsize=7)
     return figure
 

@@ -15,6 +15,10 @@
     return [p, size / p];
   };
 
+  // Where α → 0 leads: what belongs to the larger of two singular values, or null at a tie, which the start decides.
+  const larger = (a, b, first, second) =>
+    Math.abs(a) === Math.abs(b) ? null : Math.abs(a) > Math.abs(b) ? first : second;
+
   // Each network: its start's weights (v_1, v_2) with coefficients z, the weights at ν, and their coefficients.
   const NETWORKS = {
     "fully-connected": {
@@ -54,7 +58,7 @@
         ];
       },
       coefficients: ([v1, v2]) => [v1[0] * v2[0], v1[1] * v2[1]],
-      smallest: (x, y) => (Math.abs(x[0]) > Math.abs(x[1]) ? [y / x[0], 0] : [0, y / x[1]]),
+      smallest: ([a, b], y) => larger(a, b, [y / a, 0], [0, y / b]),
     },
     convolutional: {
       // In the plane the Fourier transform is sum and difference, and M(x) = [[x_1, x_2], [x_2, x_1]] has them as
@@ -78,10 +82,8 @@
         ];
       },
       coefficients: ([v1, v2]) => [v1[0] * v2[0] + v1[1] * v2[1], v1[0] * v2[1] + v1[1] * v2[0]],
-      smallest: (x, y) =>
-        Math.abs(x[0] + x[1]) > Math.abs(x[0] - x[1])
-          ? [y / (x[0] + x[1]), y / (x[0] + x[1])]
-          : [y / (x[0] - x[1]), -y / (x[0] - x[1])],
+      smallest: ([a, b], y) =>
+        larger(a + b, a - b, [y / (a + b), y / (a + b)], [y / (a - b), -y / (a - b)]),
     },
   };
 
@@ -291,7 +293,9 @@
         const smallest = NETWORKS[name].smallest(state.x, state.y);
         drawn[name].path.setAttribute("d", `M${path.map((b) => `${across(b[0])},${down(b[1])}`).join("L")}`);
         drawn[name].limit.setAttribute("transform", `translate(${across(limit[0])},${down(limit[1])})`);
-        drawn[name].far.setAttribute("transform", `translate(${across(smallest[0])},${down(smallest[1])})`);
+        drawn[name].far.setAttribute("visibility", smallest ? "visible" : "hidden");
+        if (smallest)
+          drawn[name].far.setAttribute("transform", `translate(${across(smallest[0])},${down(smallest[1])})`);
         const mark = element("svg", { viewBox: "-8 -8 16 16", class: "gx-mark", "aria-hidden": "true" });
         mark.append(element("path", { class: `gx-limit gx-${name}`, d: MARKERS[name] }));
         table.append(
@@ -301,7 +305,7 @@
             element("th", { scope: "row" }, mark, name),
             element("td", {}, shown(limit[0])),
             element("td", {}, shown(limit[1])),
-            element("td", {}, `(${smallest.map(shown).join(", ")})`),
+            element("td", {}, smallest ? `(${smallest.map(shown).join(", ")})` : "by the start"),
           ),
         );
         found[name] = { limit, nu, start: path[0] };

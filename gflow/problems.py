@@ -19,6 +19,18 @@ class Problem(eqx.Module):
 
     A problem may be batched by `vmap` like any pytree. To add one, subclass this class: `log_loss` alone serves flow
     and descent; `discrepancy` besides serves limits. No theorem is claimed for it.
+
+    ```python
+    class Absolute(gflow.Problem):  # L = Σ √(1 + r²) − 1
+        X: Array
+        y: Array
+
+        def log_loss(self, outputs):
+            return jnp.log(jnp.sum(jnp.sqrt(1 + (outputs - self.y) ** 2) - 1))
+
+        def discrepancy(self, outputs):
+            return outputs - self.y
+    ```
     """
 
     X: eqx.AbstractVar[Float[Array, "n d"]]

@@ -70,7 +70,7 @@ def sweep(
 
     ```python
     def make(alpha, seed):
-        network = gflow.initial.random_directions(jax.random.key(seed), gflow.Diagonal((jnp.zeros(5),) * 2))
+        network = gflow.initial.random_directions(jax.random.key(seed), gflow.Diagonal((jnp.zeros(2),) * 2))
         return gflow.scale(network, alpha), problem
 
     ends = gflow.sweep(make, gflow.limit, {"alpha": jnp.logspace(-4, 1, 100), "seed": jnp.arange(20)}, store="ends")

@@ -17,6 +17,11 @@ class Comparison(eqx.Module):
     - `angle`: the angle between β and β* in radians, accurate also where it is tiny.
     - `theorem`, `residual`: which theorem predicted, and the residual of its own conditions.
     - `status`: how the computed run ended.
+
+    ```python
+    found = gflow.compare(end, expected)
+    assert found.theorem == "Theorem 6" and found.distance < 1e-9
+    ```
     """
 
     distance: Float[Array, "*lanes"]

@@ -30,7 +30,10 @@ def orthogonal_form(network: Network, problem: Problem) -> Orthogonal:
     grad, where values cannot be looked at.
 
     ```python
-    end = gflow.limit(gflow.orthogonal_form(convolution, problem), problem)
+    even = gflow.Regression(X=[[1.0, 2.0, 2.0]], y=[1.0])
+    convolution = gflow.Convolutional(([1.0, 0.5, 0.5], [0.0, 0.0, 0.0]))
+    form = gflow.orthogonal_form(convolution, even)
+    assert form.modes().is_real and jnp.allclose(form(even.X), convolution(even.X))
     ```
 
     Yun et al. 2021, Assumption 1 and appendix D.

@@ -66,7 +66,7 @@ def reproduce(out: Path) -> None:
             write(out / f"{name}.{kind}", _image(figure, kind))
     click.echo(_table(rows))
     click.echo(f"Figures and tables are in {out}{os.sep}")
-    click.echo(section_6.verdict(runs))
+    click.echo(f"{section_6.WHAT_TO_LOOK_AT}\n\n{section_6.findings(runs)}\n{section_6.verdict(runs)}")
     sys.exit(0 if all(run.agrees for run in runs) else 1)
 
 

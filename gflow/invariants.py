@@ -73,6 +73,11 @@ def steepness(network: LinearTensorNetwork, problem: Problem) -> Scalar:
     - Two layers, one data point, a_j² − b_j² ≥ λ (or the reverse) in a singular basis of M(x): c = λ ‖s‖² / ‖x‖².
 
     Yun et al. 2021, appendices D.1.1, H.1 and G.1.
+
+    ```python
+    start = gflow.initial.diagonal(jnp.array([0.3, -0.1]))  # λ ≥ 1 in every mode, S = I
+    assert gflow.invariants.steepness(start, labels) >= 1.0
+    ```
     """
     bounds = [jnp.zeros((), problem.X.dtype)]
     decomposed = network.modes()
@@ -128,6 +133,11 @@ def classification_bound(
     is 1 / ‖z‖ for `gflow.predict.maximum_margin(problem, p=2).coefficients` z. Any smaller γ gives a weaker bound.
 
     Yun et al. 2021, Theorem 2 and appendix E, where 1 + cγ²t is printed, a slip where L(0) < 1.
+
+    ```python
+    margin = 1 / np.linalg.norm(gflow.predict.maximum_margin(labels, p=2).coefficients)
+    gflow.invariants.classification_bound(network, labels, jnp.linspace(0.0, 10.0, 5), margin)
+    ```
     """
     log_start = problem.log_loss(start(problem.X))
     return log_start - jnp.log1p(steepness(start, problem) * margin**2 * jnp.exp(log_start) * times)
@@ -149,6 +159,11 @@ def alignment(network: Network, problem: Problem) -> Scalar:
 
 
 def smoothed_margin(network: LinearTensorNetwork, problem: Classification) -> Scalar:
-    """−log L / ‖Θ‖^L, which never decreases once L < 1 (Lyu & Li 2020)."""
+    """−log L / ‖Θ‖^L, which never decreases once L < 1 (Lyu & Li 2020).
+
+    ```python
+    gflow.invariants.smoothed_margin(gflow.Diagonal(([3.0, 3.0], [3.0, 3.0])), labels)
+    ```
+    """
     norm = jnp.sqrt(sum(jnp.sum(v**2) for v in network.weights))
     return -problem.log_loss(network(problem.X)) / norm**network.depth

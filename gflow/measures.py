@@ -33,7 +33,12 @@ def _unit(v: ArrayLike) -> Array:
 
 
 def distance(a: Float[ArrayLike, "... d"], b: Float[ArrayLike, "... d"]) -> Float[Array, "..."]:
-    """‖a − b‖ / ‖b‖, or ‖a‖ where b is zero."""
+    """‖a − b‖ / ‖b‖, or ‖a‖ where b is zero.
+
+    ```python
+    assert gflow.measures.distance(jnp.array([3.0, 4.0]), jnp.array([3.0, 0.0])) == 4 / 3
+    ```
+    """
     a, b = jnp.asarray(a), jnp.asarray(b)
     size = jnp.linalg.norm(b, axis=-1)
     return jnp.linalg.norm(a - b, axis=-1) / jnp.where(size > 0, size, 1.0)
@@ -44,6 +49,11 @@ def multipliers(network: Network, problem: Classification) -> Float[Array, " n"]
 
     Support vectors' margins differ by O(1) in them: beyond −log L = 1e12 float64 no longer tells, nor do the margins of
     a limit that was solved for, which are equal.
+
+    ```python
+    q = gflow.measures.multipliers(network, labels)
+    assert jnp.allclose(jnp.sum(q), 1.0)
+    ```
     """
     q = jnp.abs(jax.grad(problem.log_loss)(network(problem.X)))
     return q / jnp.sum(q)
@@ -63,7 +73,8 @@ def singular_vector_residual(
     architecture.
 
     ```python
-    jax.vmap(lambda n: gflow.measures.singular_vector_residual(n, problem))(path.networks)
+    path = gflow.flow(network, labels, until=(gflow.Turning(1e-3), gflow.LogLoss(-1e6)))
+    jax.vmap(lambda n: gflow.measures.singular_vector_residual(n, labels))(path.networks)
     ```
     """
     if not isinstance(network, LinearTensorNetwork):
@@ -100,6 +111,11 @@ def kkt_residual(
     max |u_j| / c − 1 for L = 2, and max |u_j − c ρ_j| / max c |ρ_j| for L = 1. `A` is diag(y) X Sᵀ.
 
     Yun et al. 2021, Theorem 2; for L = 1 the ℓ2 margin, as of Corollary 1 with ρ = β.
+
+    ```python
+    A = labels.y[:, None] * labels.X  # S = I, and a direction whose only tight row is the first
+    assert gflow.measures.kkt_residual(jnp.array([0.0, 0.5]), jnp.array([1.0, 0.0]), A, depth=2) < 1e-12
+    ```
     """
     # Methods (np.real is one), not functions of jnp: NumPy's float64 stays so also where JAX's default is float32.
     u, margins = A.conj().T @ multipliers, np.real(A @ rho)
@@ -127,6 +143,11 @@ def homogeneous_kkt_residual(network: Network, problem: Classification, shares: 
     Saddles and plateaus of the flow are stationary points as well as its limits.
 
     Lyu & Li 2020, Theorem 4.4.
+
+    ```python
+    v = jnp.array([0.0, 0.5**0.5])  # β = (0, ½): margins 1 and 1.5
+    assert gflow.measures.homogeneous_kkt_residual(gflow.Diagonal((v, v)), labels, jnp.array([1.0, 0.0])) < 1e-12
+    ```
     """
     outputs, pull_back = jax.vjp(lambda v: with_weights(network, v)(problem.X), network.weights)
     gradient, theta = (ravel_pytree(v)[0] for v in (pull_back(problem.y * shares)[0], network.weights))
@@ -142,6 +163,11 @@ def decades_for_angle(
 
     Between the rows it interpolates log angle linearly in decades. Rows whose angle is NaN were not reached and are
     passed over. With log-times in the place of decades it is the log t needed.
+
+    ```python
+    decades, angles = jnp.array([1.0, 2.0, 3.0]), jnp.array([1e-1, 1e-2, 1e-3])
+    assert jnp.allclose(gflow.measures.decades_for_angle(decades, angles, 10**-1.5), 1.5)
+    ```
     """
     above = angles > wanted
     last = jnp.max(jnp.where(above, jnp.arange(angles.size), -1))
@@ -161,6 +187,12 @@ def remaining_angle(directions: Float[Array, "3 d"]) -> Scalar:
     and what is left is the second turn times r / (1 − r). Sums of powers turn ever more slowly: r is taken to be at
     least ½, so that the estimate is no less than the second turn. It is ∞ where the turns do not shrink, and
     no less than 1e-6, since directions are integrated to six digits.
+
+    ```python
+    turned = jnp.array([0.4, 0.2, 0.1])  # radians from the limit, halved between the rows
+    left = gflow.measures.remaining_angle(jnp.stack([jnp.cos(turned), jnp.sin(turned)], axis=1))
+    assert jnp.allclose(left, 0.1)
+    ```
     """
     first, second = angle(directions[0], directions[1]), angle(directions[1], directions[2])
     r = jnp.maximum(second / jnp.where(first > 0, first, 1.0), 0.5)
@@ -177,6 +209,12 @@ def excess_norm(
     """By which share ‖ρ‖_p at unit margin, ‖ρ‖_p / min Aρ, exceeds its `minimum`. `A` is diag(y) X Sᵀ.
 
     For the theorem's norm p = 2/L. Negative margins give ∞.
+
+    ```python
+    A = labels.y[:, None] * labels.X
+    rho = jnp.array([[0.2, 0.4], [0.0, 0.5]])  # two rows, the second one of least ℓ1 norm at unit margin
+    assert jnp.allclose(gflow.measures.excess_norm(rho, A, 1.0, 0.5), jnp.array([0.2, 0.0]))
+    ```
     """
     norms = jnp.sum(jnp.abs(rho) ** p, axis=-1) ** (1 / p)
     margins = jnp.min(rho @ A.T, axis=-1)
@@ -195,6 +233,12 @@ def soudry_residual(
     ŵ = Σ μ_i y_i x_i is the hard-margin solution; `support` holds μ, 0 off the support vectors, where
     the result is NaN.
     Soudry et al. 2018, Theorem 1 and their equation for w̃, with step size 1 and the exponential loss.
+
+    ```python
+    mu, w_hat, log_t = jnp.array([0.2, 0.0]), jnp.array([0.2, 0.4]), jnp.array(5.0)  # one margin is tight
+    w = w_hat * log_t + jnp.array([-jnp.log(0.2), 0.0])  # so that exp(−xᵀw̃) = μ
+    assert jnp.allclose(gflow.measures.soudry_residual(labels, mu, w_hat, w, log_t)[0], 1.0)
+    ```
     """
     remainder = w - w_hat * log_time
     weights = jnp.exp(-problem.margins(problem.X @ remainder))

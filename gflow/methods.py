@@ -35,6 +35,11 @@ class Weights(eqx.Module):
     - `max_steps`: after so many the status is `step limit`.
     - `adjoint`: how derivatives go through the flow. By default a call builds nothing for them, and `jax.grad`
       integrates again with checkpoints; for `jax.jvp` and `jax.jacfwd` pass `diffrax.ForwardMode()`.
+
+    ```python
+    end = gflow.limit(network, problem, method=gflow.Weights(max_steps=4096))
+    assert end.route == gflow.Route.weights
+    ```
     """
 
     rtol: Scalar | None = eqx.field(converter=_optional("rtol"), default=None)
@@ -57,6 +62,11 @@ class Dual(eqx.Module):
     - `cap`: of a classification, the loss −log L above which ties of margins are smoothed, by default 1e4 (100 in
       float32). Below it the flow is exact. It is followed with a tenth of the cap too, and extrapolated.
     - `max_steps`: by default 400 of Newton's method, and 4096 of the ODE solver.
+
+    ```python
+    end = gflow.limit(start, problem, method=gflow.Dual())
+    assert end.route == gflow.Route.dual
+    ```
     """
 
     rtol: Scalar | None = eqx.field(converter=_optional("rtol"), default=None)
@@ -75,6 +85,10 @@ class Auto(eqx.Module):
     paths but for `until=Turning(…)` and more data points than coordinates; limit directions of classifications, and
     their paths with rows at `Decades`. A convolution or a product of matrices may decouple on the data at hand: see
     `gflow.orthogonal_form`.
+
+    ```python
+    end = gflow.limit(start, problem, method=gflow.Auto())  # the default
+    ```
     """
 
 
@@ -85,6 +99,10 @@ class Steps(eqx.Module):
     """Keep steps of the solver: the start, the end, and between them at most `rows` (even) at equal numbers of steps.
 
     More `rows` than steps keep every step.
+
+    ```python
+    path = gflow.flow(start, problem, save=gflow.Steps(128))  # the default
+    ```
     """
 
     rows: int = eqx.field(static=True, default=128)
@@ -97,7 +115,12 @@ class Steps(eqx.Module):
 
 class LogTimes(eqx.Module):
     """Keep the states at given, increasing values of log t, by the solver's own interpolation; t itself may be
-    10^1000."""
+    10^1000.
+
+    ```python
+    path = gflow.flow(start, problem, save=gflow.LogTimes(jnp.linspace(-2.0, 2.0, 100)))
+    ```
+    """
 
     log_times: Float[Array, " T"] = eqx.field(converter=to_float)
 
@@ -118,7 +141,13 @@ def Times(times: Float[ArrayLike, " T"] | Sequence[float]) -> LogTimes:
 
 
 class Decades(eqx.Module):
-    """Keep the states of a classification at given, increasing values of log₁₀(−log L), from 0.1 to thousands."""
+    """Keep the states of a classification at given, increasing values of log₁₀(−log L), from 0.1 to thousands.
+
+    ```python
+    path = gflow.flow(network, labels, save=gflow.Decades(jnp.linspace(0.5, 100.0, 200)))
+    assert path.decades[-1] == 100.0  # a loss of exp(−10^100)
+    ```
+    """
 
     decades: Float[Array, " T"] = eqx.field(converter=to_float)
 

@@ -32,6 +32,10 @@ def section_6_figure(runs: list[Run], panels: list[tuple[str, float]], columns: 
 
     Yun et al. 2021, figure 1: the regression at α = 0.01 and 1. Figure 2: the regression at α = 0.5, and
     the classification at α = 0.01, 0.5 and 1.
+
+    ```python
+    gflow.plot.section_6_figure(runs, [("regression", 0.01), ("regression", 1.0)], columns=2).savefig("figure_1.png")
+    ```
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -48,7 +52,12 @@ def section_6_figure(runs: list[Run], panels: list[tuple[str, float]], columns: 
 
 
 def draw(ax: "Axes", runs: list[Run]) -> "Axes":
-    """The paths of β(Θ(t)) by descent (broad) and flow (thin), from their starts to the predictions."""
+    """The paths of β(Θ(t)) by descent (broad) and flow (thin), from their starts to the predictions.
+
+    ```python
+    gflow.plot.draw(plt.figure().add_subplot(), [run for run in runs if run.alpha == 1.0])
+    ```
+    """
     points = np.concatenate([path for run in runs for path in (run.descent_path, run.flow_path)])
     low, high = points.min(axis=0), points.max(axis=0)
     centre, reach = (low + high) / 2, 0.58 * np.max(high - low)
@@ -89,9 +98,9 @@ def angle_against_loss(
     As asked by Moroshko et al. 2020.
 
     ```python
-    save = gflow.Decades(decades)
-    paths = jax.lax.map(lambda a: gflow.flow(network, problem, log_alpha=a, save=save), jnp.log(scales))
-    gflow.plot.angle_against_loss(plt.figure().add_subplot(), paths, expected, scales)
+    # paths = jax.lax.map(lambda a: gflow.flow(network, labels, log_alpha=a, save=gflow.Decades(d)), jnp.log(scales))
+    expected = gflow.predict.limit(network, labels).coefficients
+    gflow.plot.angle_against_loss(plt.figure().add_subplot(), paths, expected, scales, angle=0.01)
     ```
     """
     decades, angles = _angle_curves(paths, expected)
@@ -108,7 +117,12 @@ def angle_against_time(
     *,
     angle: float | None = None,
 ) -> "Axes":
-    """As `angle_against_loss`, against log₁₀ log t, of a batch of `gflow.flow`."""
+    """As `angle_against_loss`, against log₁₀ log t, of a batch of `gflow.flow`.
+
+    ```python
+    gflow.plot.angle_against_time(plt.figure().add_subplot(), paths, jnp.array([0.0, 1.0]), scales)
+    ```
+    """
     _, angles = _angle_curves(paths, expected)
     log_times = np.asarray(paths.log_times)
     late = np.where(log_times > 0, log_times, np.nan)
@@ -128,6 +142,10 @@ def loss_for_angle(
     """The loss that must be reached to come within each of the `angles` (radians), as a function of the scale.
 
     A scale whose path does not come so near has no point. See `gflow.measures.decades_for_angle`.
+
+    ```python
+    gflow.plot.loss_for_angle(plt.figure().add_subplot(), paths, jnp.array([0.0, 1.0]), scales, angles=(0.1, 0.01))
+    ```
     """
     decades, found = map(jnp.asarray, _angle_curves(paths, expected))
     for wanted, style in zip(angles, _LEVELS[: len(angles)], strict=True):
@@ -147,7 +165,7 @@ def against_scale(ax: "Axes", found: Any, name: str, scale: str = "alpha", expec
     - `expected`: the name of a variable of the same shape to be drawn dashed, as a prediction.
 
     ```python
-    gflow.plot.against_scale(plt.figure().add_subplot(), ends, "end_coefficients", expected="expected_coefficients")
+    gflow.plot.against_scale(plt.figure().add_subplot(), found, "end_coefficients", expected="expected_coefficients")
     ```
     """
     looks: tuple[dict, dict] = ({"lw": 1.2}, {"lw": 1.1, "ls": (0, (4, 3)), "color": "black"})
@@ -169,7 +187,7 @@ def distances(ax: "Axes", found: Any, names: Sequence[str], scale: str = "alpha"
     fitted to the two decades of smallest scales in the legend: distance ~ α^slope.
 
     ```python
-    gflow.plot.distances(plt.figure().add_subplot(), ends, ["to_l1", "to_l2"])
+    gflow.plot.distances(plt.figure().add_subplot(), found, ["to_l1", "to_l2"])
     ```
     """
     for name, style in zip(names, _LEVELS, strict=False):
@@ -185,7 +203,12 @@ def distances(ax: "Axes", found: Any, names: Sequence[str], scale: str = "alpha"
 
 
 def trajectories(ax: "Axes", found: Any, name: str = "coefficients", entries: tuple[int, int] = (0, 1)) -> "Axes":
-    """Two entries of the paths of a sweep against each other, from their starts (dots) on."""
+    """Two entries of the paths of a sweep against each other, from their starts (dots) on.
+
+    ```python
+    gflow.plot.trajectories(plt.figure().add_subplot(), found)
+    ```
+    """
     rows = found[name].stack(line=[d for d in found[name].dims if d not in found[name].dims[-2:]], create_index=False)
     for path in rows.transpose("line", *found[name].dims[-2:]).values:
         ax.plot(path[:, entries[0]], path[:, entries[1]], color="#0072B2", lw=0.7)
@@ -196,7 +219,12 @@ def trajectories(ax: "Axes", found: Any, name: str = "coefficients", entries: tu
 
 
 def heat_map(ax: "Axes", found: Any, name: str, x: str = "alpha", y: str = "seed") -> "Axes":
-    """A variable over two dimensions of a sweep, in logarithms where it is positive throughout."""
+    """A variable over two dimensions of a sweep, in logarithms where it is positive throughout.
+
+    ```python
+    gflow.plot.heat_map(plt.figure().add_subplot(), found, "error")
+    ```
+    """
     from matplotlib.colors import LogNorm
 
     values = found[name].transpose(y, x).values
@@ -211,7 +239,12 @@ def heat_map(ax: "Axes", found: Any, name: str, x: str = "alpha", y: str = "seed
 
 def sweep_figure(found: Any, scale: str = "alpha") -> "Figure":
     """What of a sweep can be seen at a glance: vectors against the scale, distances, and maps of scale and another
-    dimension."""
+    dimension.
+
+    ```python
+    gflow.plot.sweep_figure(found).savefig("sweep.png")
+    ```
+    """
     import matplotlib
     from matplotlib.figure import Figure
 

@@ -31,7 +31,13 @@ _NODES = _NODES + 0.5
 
 
 def blow_up(L: int) -> float:
-    """The time c_L = sup s_L at which h_L becomes infinite: ∞ for L = 2, then π/2, 1, π/4, 2/3, …"""
+    """The time c_L = sup s_L at which h_L becomes infinite: ∞ for L = 2, then π/2, 1, π/4, 2/3, …
+
+    ```python
+    assert gflow.potential.blow_up(2) == jnp.inf
+    assert jnp.allclose(gflow.potential.blow_up(3), jnp.pi / 2)
+    ```
+    """
     _check_depth(L)
     if L == 2:
         return math.inf
@@ -52,24 +58,44 @@ def s(q: Numbers, L: int) -> Elementwise:
 
 
 def q_of(time: Numbers, L: int) -> Elementwise:
-    """Lemma 4's q at the time `time`, the inverse of `s`; ±∞ at and beyond the blow-up ±c_L."""
+    """Lemma 4's q at the time `time`, the inverse of `s`; ±∞ at and beyond the blow-up ±c_L.
+
+    ```python
+    assert jnp.allclose(gflow.potential.q_of(gflow.potential.s(0.7, L=4), L=4), 0.7)
+    ```
+    """
     return jnp.sinh(_angle_at_time(time, L))
 
 
 def h(time: Numbers, L: int) -> Elementwise:
-    """h_L(time) = p^{L−1} q; ±∞ at and beyond the blow-up ±c_L. Yun et al. 2021, Lemma 4."""
+    """h_L(time) = p^{L−1} q; ±∞ at and beyond the blow-up ±c_L. Yun et al. 2021, Lemma 4.
+
+    ```python
+    assert jnp.allclose(gflow.potential.h(0.3, L=2), jnp.sinh(0.6) / 2)
+    ```
+    """
     x = _angle_at_time(time, L)
     zero = x == 0  # where the logarithm has no derivative, and h_L′ = 1
     return jnp.where(zero, x, jnp.sign(x) * jnp.exp(_log_h(jnp.where(zero, 1.0, jnp.abs(x)), L)))
 
 
 def h_prime(time: Numbers, L: int) -> Elementwise:
-    """h_L′(time) = p^{2L−4} (p² + (L−1) q²)."""
+    """h_L′(time) = p^{2L−4} (p² + (L−1) q²).
+
+    ```python
+    assert jnp.allclose(gflow.potential.h_prime(0.3, L=2), jnp.cosh(0.6))
+    ```
+    """
     return jnp.exp(_log_h_prime(_angle_at_time(time, L), L))
 
 
 def h_inverse(tau: Numbers, L: int) -> Elementwise:
-    """h_L⁻¹(τ) = H_L′(τ), the time at which h_L has the value `tau`."""
+    """h_L⁻¹(τ) = H_L′(τ), the time at which h_L has the value `tau`.
+
+    ```python
+    assert jnp.allclose(gflow.potential.h_inverse(gflow.potential.h(0.3, L=3), L=3), 0.3)
+    ```
+    """
     return _h_inverse(to_float(tau), _check_depth(L))
 
 
@@ -86,7 +112,12 @@ def H(tau: Numbers, L: int) -> Elementwise:
 
 
 def log_H(log_tau: Numbers, L: int) -> Elementwise:
-    """log H_L(τ) as a function of log τ, for every real `log_tau` (τ itself need not be representable)."""
+    """log H_L(τ) as a function of log τ, for every real `log_tau` (τ itself need not be representable).
+
+    ```python
+    assert jnp.allclose(gflow.potential.log_H(jnp.log(2.0), L=3), jnp.log(gflow.potential.H(2.0, L=3)))
+    ```
+    """
     _check_depth(L)
     log_tau = to_float(log_tau)
     near = log_tau < -40  # there H = τ²/2 to round-off
@@ -95,7 +126,12 @@ def log_H(log_tau: Numbers, L: int) -> Elementwise:
 
 
 def G(time: Numbers, L: int) -> Elementwise:
-    """G_L(time) = q²/2, the convex conjugate of H_L; +∞ at and beyond the blow-up ±c_L."""
+    """G_L(time) = q²/2, the convex conjugate of H_L; +∞ at and beyond the blow-up ±c_L.
+
+    ```python
+    assert jnp.allclose(gflow.potential.G(gflow.potential.s(0.7, L=4), L=4), 0.7**2 / 2)
+    ```
+    """
     return q_of(time, L) ** 2 / 2
 
 

@@ -19,6 +19,18 @@ class Problem(eqx.Module):
 
     A problem may be batched by `vmap` like any pytree. To add one, subclass this class: `log_loss` alone serves flow
     and descent; `discrepancy` besides serves limits. No theorem is claimed for it.
+
+    ```python
+    class Absolute(gflow.Problem):  # L = Σ √(1 + r²) − 1
+        X: Array
+        y: Array
+
+        def log_loss(self, outputs):
+            return jnp.log(jnp.sum(jnp.sqrt(1 + (outputs - self.y) ** 2) - 1))
+
+        def discrepancy(self, outputs):
+            return outputs - self.y
+    ```
     """
 
     X: eqx.AbstractVar[Float[Array, "n d"]]
@@ -108,7 +120,15 @@ class LogisticLoss(ClassificationLoss):
         return jnp.where(far, -margin, jnp.log(jnp.logaddexp(0.0, -near)))
 
 
-squares, exponential, logistic = SquaredLoss(), ExponentialLoss(), LogisticLoss()
+squares = SquaredLoss()
+"""The loss ℓ(r) = r²/2 of a residual r = f − y: a `gflow.RegressionLoss`, the default of `gflow.Regression`."""
+
+exponential = ExponentialLoss()
+"""The loss ℓ(m) = exp(−m) of a margin m = y f: a `gflow.ClassificationLoss`, the default of `gflow.Classification`."""
+
+logistic = LogisticLoss()
+"""The loss ℓ(m) = log(1 + exp(−m)) of a margin m = y f: a `gflow.ClassificationLoss`. Limit directions are those of
+`gflow.exponential`."""
 
 
 class Regression(Problem):

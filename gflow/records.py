@@ -17,7 +17,13 @@ NetworkT = TypeVar("NetworkT", bound=Network)
 
 
 class Status(eqx.Enumeration):
-    """How a run ended, one for every lane. `gflow.Status[status]` is the name of one lane's; see `explain`."""
+    """How a run ended, one for every lane. `gflow.Status[status]` is the name of one lane's; see `explain`.
+
+    ```python
+    assert end.status == gflow.Status.converged
+    assert gflow.Status[end.status] == "converged"
+    ```
+    """
 
     converged = "converged"
     finished = "finished"
@@ -53,7 +59,12 @@ def explain(status: Status) -> str:
 
 
 class Route(eqx.Enumeration):
-    """What was computed: the weights themselves, the dual equations, or descent."""
+    """What was computed: the weights themselves, the dual equations, or descent.
+
+    ```python
+    assert end.route == gflow.Route.dual
+    ```
+    """
 
     weights = "weights"
     dual = "dual"
@@ -83,6 +94,11 @@ class Certificate(NamedTuple):
     - `kkt_residual`: of the margin problem that a classification's direction solves (`gflow.measures.kkt_residual`, or
       where no theorem has one `gflow.measures.homogeneous_kkt_residual`).
     - `singular_vector_residual`: of Yun et al. 2021, Theorem 1.
+
+    ```python
+    assert end.certificate.residual < 1e-12
+    assert jnp.isnan(end.certificate.kkt_residual)  # that of classifications
+    ```
     """
 
     residual: Float[Array, "*lanes"]
@@ -113,6 +129,12 @@ class Solution(eqx.Module, Generic[NetworkT]):
 
     The same pytree for every route, so that lanes stack; `end[i]` is one lane of a batch. Save one by
     `equinox.tree_serialise_leaves(path, end)`.
+
+    ```python
+    end = gflow.limit(start, problem)
+    assert end.converged and end.error < 1e-9
+    assert jnp.allclose(problem.X @ end.coefficients, problem.y)
+    ```
     """
 
     network: NetworkT
@@ -171,6 +193,12 @@ class Path(eqx.Module, Generic[NetworkT]):
 
     Rows after the end repeat the end; rows that a failed run did not reach do so too, or are NaN in the clock of
     `gflow.Decades`. `path[i]` is one lane of a batch.
+
+    ```python
+    path = gflow.flow(start, problem)
+    assert path.coefficients.shape == (128, 2)
+    assert path.converged and path.end.log_loss < -30
+    ```
     """
 
     followed: Any

@@ -1,12 +1,18 @@
 """Every page of the documentation with code runs as it is written, its blocks in order as one script."""
 
+import ast
+import inspect
 import pathlib
 import re
 
 import pytest
 
+import gflow
+import gflow.plot
+
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 PAGES = [page for page in sorted(DOCS.glob("*.md")) if "```python" in page.read_text(encoding="utf-8")]
+ROOMS = (gflow.initial, gflow.measures, gflow.invariants, gflow.potential, gflow.plot)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -24,3 +30,33 @@ def test_every_extension_has_its_page():
         "several_outputs",
         "sweeps",
     }
+
+
+def table_of_contents(module):
+    """The names that a package's __init__ offers, as `from .a import b as b`; modules apart."""
+    for node in ast.parse(inspect.getsource(module)).body:
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                if alias.name == alias.asname and not inspect.ismodule(getattr(module, alias.name)):
+                    yield f"{module.__name__}.{alias.name}"
+
+
+def public_names():
+    yield from table_of_contents(gflow)
+    yield from table_of_contents(gflow.predict)
+    for room in ROOMS:
+        name = f"gflow.{room.__name__.split('.')[-1]}"
+        for function, value in vars(room).items():
+            if inspect.isfunction(value) and value.__module__ == room.__name__ and not function.startswith("_"):
+                yield f"{name}.{function}"
+
+
+def test_every_public_name_has_an_entry():
+    entries = [
+        entry
+        for page in sorted((DOCS / "api").glob("*.md"))
+        for entry in re.findall(r"^::: (\S+)$", page.read_text(encoding="utf-8"), re.M)
+    ]
+    entries += ["gflow.measures.angle"]  # the same function as gflow.angle
+    assert len(entries) == len(set(entries))
+    assert set(entries) == set(public_names())

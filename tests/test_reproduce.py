@@ -45,8 +45,16 @@ def test_a_disagreement_is_said(runs):
         for run, task in zip(runs, tasks, strict=True)
     ]
     assert "DISAGREE in 12 of 12" in reproduce.verdict(wrong)
+    assert "limit is within 1e-01 of Theorem 6" in reproduce.findings(wrong)
+    assert "agree in all 12 runs" in reproduce.verdict(runs)
     unfinished = dataclasses.replace(runs[0], flow_status="step limit")
     assert not unfinished.agrees
+
+
+def test_what_is_said_at_the_end_fits_a_terminal(runs):
+    both = [dataclasses.replace(run, task=task) for run in runs for task in ("regression", "classification")] * 3
+    said = f"{reproduce.WHAT_TO_LOOK_AT}\n{reproduce.findings(both)}\n{reproduce.verdict(both)}"
+    assert max(map(len, said.splitlines())) <= 80
 
 
 def test_figures_show_every_run(runs):

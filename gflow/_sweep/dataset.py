@@ -29,6 +29,14 @@ def open_sweep(store: str | Path) -> "xr.Dataset":
 
     **Raises** ValueError where there is no sweep, or where the files that describe it are damaged; chunks that are
     damaged are named in a warning and count as not computed.
+
+    ```python
+    def make(alpha):
+        return gflow.scale(network, alpha), problem
+
+    gflow.sweep(make, lambda network, problem: network(problem.X), {"alpha": [0.1, 1.0]}, store="two")
+    gflow.open_sweep("two")
+    ```
     """
     require_libraries()
     import xarray as xr

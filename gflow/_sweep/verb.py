@@ -68,9 +68,9 @@ def sweep(
     the memory or on the disk, for a store of another sweep (the difference is named) and for one that another process
     writes; and what `make` and `verb` raise.
 
-    ```python
+    ```py
     def make(alpha, seed):
-        network = gflow.initial.random_directions(jax.random.key(seed), gflow.Diagonal((jnp.zeros(5),) * 2))
+        network = gflow.initial.random_directions(jax.random.key(seed), gflow.Diagonal((jnp.zeros(2),) * 2))
         return gflow.scale(network, alpha), problem
 
     ends = gflow.sweep(make, gflow.limit, {"alpha": jnp.logspace(-4, 1, 100), "seed": jnp.arange(20)}, store="ends")

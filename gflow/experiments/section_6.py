@@ -175,22 +175,36 @@ def _run(task: Task, network: str, alpha: float, direction: int, lane: "xr.Datas
     )
 
 
-def verdict(runs: list[Run]) -> str:
-    """One sentence: whether theory, flow and descent agree, and how well."""
+WHAT_TO_LOOK_AT = """\
+figure_1: three networks start at the same dots, and end at different minima on
+  the yellow line. Every path meets its open marker, the limit that Theorem 6
+  predicts. At α = 0.01 the start hardly matters, at α = 1 it decides.
+figure_2: top left the same at α = 0.5. Elsewhere the paths of classifications
+  turn to the dashed directions of Corollaries 1 to 3; where descent stops, at
+  the filled markers, they have not arrived.
+runs.csv, runs.json: the table above with all digits."""
+
+
+def findings(runs: list[Run]) -> str:
+    """How well theory, flow and descent agree, in lines of at most 80 characters."""
     regression = [run for run in runs if run.task == "regression"]
     classification = [run for run in runs if run.task == "classification"]
-    failed = [run for run in runs if not run.agrees]
 
     def worst(runs: list[Run], figure: str) -> str:
         return f"{max(getattr(run, figure) for run in runs):.0e}"
 
-    figures = (
-        f"in {len(regression)} regressions the flow's limit is within {worst(regression, 'flow_error')} of Theorem 6 "
-        f"and descent's end within {worst(regression, 'descent_error')}; in {len(classification)} classifications "
-        f"flow and descent at equal time are within {worst(classification, 'descent_to_flow')} rad, and the angle "
-        f"to the predicted direction falls from at most {worst(classification, 'descent_error')} to at most "
-        f"{worst(classification, 'flow_error')} rad as the flow goes on to a log-loss of {FAR_LOG_LOSS:.0e}."
-    )
+    apart = worst(classification, "descent_to_flow")
+    return f"""\
+{len(regression)} regressions: the flow's limit is within {worst(regression, "flow_error")} of Theorem 6,
+  and descent's end within {worst(regression, "descent_error")}.
+{len(classification)} classifications: flow and descent at equal time are within {apart} rad;
+  the angle to the predicted direction falls from at most {worst(classification, "descent_error")} to at most
+  {worst(classification, "flow_error")} rad as the flow goes on to a log-loss of {FAR_LOG_LOSS:.0e}."""
+
+
+def verdict(runs: list[Run]) -> str:
+    """One line: whether theory, flow and descent agree."""
+    failed = [run for run in runs if not run.agrees]
     if failed:
-        return f"Theory, flow and descent DISAGREE in {len(failed)} of {len(runs)} runs: {figures}"
-    return f"Theory, flow and descent agree in all {len(runs)} runs: {figures}"
+        return f"Theory, flow and descent DISAGREE in {len(failed)} of {len(runs)} runs."
+    return f"Theory, flow and descent agree in all {len(runs)} runs."

@@ -34,7 +34,8 @@ class LogLoss(Until):
     """Until log L is below `value`: the flow has then converged.
 
     ```python
-    gflow.flow(network, problem, until=gflow.LogLoss(-1e6))
+    path = gflow.flow(start, problem, until=gflow.LogLoss(-12.0))
+    assert path.converged and path.log_loss < -12.0
     ```
     """
 
@@ -45,7 +46,13 @@ class LogLoss(Until):
 
 
 class LogTime(Until):
-    """Until log t is above `value`: the flow is then finished, converged or not."""
+    """Until log t is above `value`: the flow is then finished, converged or not.
+
+    ```python
+    path = gflow.flow(start, problem, until=gflow.LogTime(1.0))
+    assert gflow.Status[path.status] == "finished"
+    ```
+    """
 
     value: Scalar = eqx.field(converter=lambda v: to_scalar("LogTime", v))
     is_convergence: ClassVar[bool] = False
@@ -59,6 +66,10 @@ class Turning(Until):
     factor e: the flow has then converged.
 
     `at_rest`: the sum of the squares of weights that never move and that the network does not have.
+
+    ```python
+    gflow.flow(network, labels, until=(gflow.Turning(1e-3), gflow.LogLoss(-1e6)))
+    ```
     """
 
     angle: Scalar = eqx.field(converter=lambda v: to_scalar("Turning", v))

@@ -18,6 +18,11 @@ class Convolutional(LinearTensorNetwork):
     `weights`: filters of lengths k_l ≤ d, the last of length d; `*` is circular convolution in R^d of
     the filters padded with zeros. The layers compute [h ⋆ w]_i = Σ_j h[(i+j) mod d] w[j] on the input,
     which composes to this β.
+
+    ```python
+    network = gflow.Convolutional(([1.0, 0.5], [0.3, -0.2, 0.4]))  # a filter of length 2, inputs of length 3
+    assert jnp.allclose(network.coefficients(), jnp.array([0.5, -0.05, 0.3]))
+    ```
     """
 
     weights: tuple[Float[Array, " _k"], ...] = eqx.field(converter=as_weights)

@@ -14,6 +14,11 @@ class Diagonal(LinearTensorNetwork):
     """The diagonal network β = v_1 ⊙ … ⊙ v_L (Yun et al. 2021, eq. 3 and 11).
 
     `weights`: L ≥ 1 vectors of length d.
+
+    ```python
+    network = gflow.Diagonal(([1.0, 0.5], [0.3, -0.2]))
+    assert jnp.allclose(network.coefficients(), jnp.array([0.3, -0.1]))
+    ```
     """
 
     weights: tuple[Float[Array, " d"], ...] = eqx.field(converter=as_weights)

@@ -13,6 +13,11 @@ class FullyConnected(LinearTensorNetwork):
     """The fully-connected network β = W_1 W_2 ⋯ W_{L−1} w_L (Yun et al. 2021, eq. 5 and 10).
 
     `weights`: matrices W_l of shape (d_l, d_{l+1}), d_1 = d, and a last vector w_L of length d_L.
+
+    ```python
+    network = gflow.FullyConnected(([[1.0, 0.0, 2.0], [0.5, 1.0, 0.0]], [0.3, -0.2, 0.4]))  # 2 inputs, 3 hidden units
+    assert jnp.allclose(network.coefficients(), jnp.array([1.1, -0.05]))
+    ```
     """
 
     weights: tuple[Float[Array, "..."], ...] = eqx.field(converter=as_weights)

@@ -36,7 +36,12 @@ def random_directions(key: PRNGKeyArray, network: NetworkT) -> NetworkT:
 
 
 def last_layer_zero(network: NetworkT) -> NetworkT:
-    """The same network with v_L = 0, so that it starts from β = 0 (Yun et al. 2021, Theorem 5)."""
+    """The same network with v_L = 0, so that it starts from β = 0 (Yun et al. 2021, Theorem 5).
+
+    ```python
+    assert not gflow.initial.last_layer_zero(network).coefficients().any()
+    ```
+    """
     *others, last = network.weights
     return with_weights(network, (*others, jnp.zeros_like(last)))
 
@@ -45,6 +50,11 @@ def diagonal(z: Float[ArrayLike, " d"], depth: int = 2) -> Diagonal:
     """A diagonal network with coefficients z and v_{l,j}² − v_{L,j}² ≥ 1 for every l < L and j.
 
     Satisfies the hypothesis of Yun et al. 2021, Corollary 2.
+
+    ```python
+    network = gflow.initial.diagonal(jnp.array([0.3, -0.1]))
+    assert jnp.allclose(network.coefficients(), jnp.array([0.3, -0.1]))
+    ```
     """
     z = to_float(z)
     first, last = _dominated(jnp.abs(z), depth)
@@ -56,6 +66,11 @@ def convolutional(z: Float[ArrayLike, " d"], depth: int = 2) -> Convolutional:
 
     With the unitary DFT matrix F, |[F w_l]_j|² − |[F w_L]_j|² ≥ 1/d: the hypothesis of Yun et al. 2021,
     Corollary 3. The first L − 1 filters are even.
+
+    ```python
+    network = gflow.initial.convolutional(jnp.array([0.3, -0.1]))
+    assert jnp.allclose(network.coefficients(), jnp.array([0.3, -0.1]))
+    ```
     """
     z = to_float(z)
     z_hat = jnp.fft.rfft(z)
@@ -71,6 +86,11 @@ def fully_connected(z: Float[ArrayLike, " d"], widths: tuple[int, ...] | None = 
     The default is one hidden layer as wide as the input. With an orthogonal Q whose first column is
     z/‖z‖, all the matrices but Q are diagonal, and where widths do not grow W_lᵀW_l − W_{l+1}W_{l+1}ᵀ ⪰ 0
     and W_{L−1}ᵀW_{L−1} − w_L w_Lᵀ ⪰ I: the hypothesis of Yun et al. 2021, Theorem 7.
+
+    ```python
+    network = gflow.initial.fully_connected(jnp.array([0.3, -0.1]))
+    assert jnp.allclose(network.coefficients(), jnp.array([0.3, -0.1]))
+    ```
     """
     z = to_float(z)
     sizes = (z.size, *((z.size,) if widths is None else widths))

@@ -19,9 +19,10 @@ class MatrixProduct(LinearTensorNetwork):
     (d_1, d_{L+1}), flattened row by row: f = ⟨A, W_1 ⋯ W_L⟩, X = A.reshape(n, -1).
 
     ```python
-    network = gflow.MatrixProduct((jnp.eye(3), jnp.zeros((3, 3))))
-    problem = gflow.Regression(X=sensors.reshape(len(sensors), -1), y=y)
-    product = network.coefficients().reshape(3, 3)
+    sensors = jnp.array([[[1.0, 0.0], [0.0, 2.0]]])  # n = 1 of shape (2, 2)
+    network = gflow.MatrixProduct((jnp.eye(2), jnp.zeros((2, 2))))
+    problem = gflow.Regression(X=sensors.reshape(1, -1), y=[1.0])
+    product = network.coefficients().reshape(2, 2)
     ```
     """
 

@@ -17,7 +17,9 @@ class Multilinear(LinearTensorNetwork):
     - `tensor`: B of shape (d, k_1, …, k_L). The data tensor is M(x) = Σ_i x_i B[i].
 
     ```python
-    network = gflow.Multilinear((v_1, v_2), tensor=B)
+    B = jnp.ones((2, 3, 4))  # d = 2, k_1 = 3, k_2 = 4
+    network = gflow.Multilinear((jnp.ones(3), jnp.ones(4)), tensor=B)
+    assert jnp.allclose(network.coefficients(), 12.0)
     ```
     """
 

@@ -24,6 +24,11 @@ class Modes(NamedTuple):
     - `copies`: how many layers share each weight; its η then moves so many times as fast.
 
     Yun et al. 2021, Assumption 1.
+
+    ```python
+    modes = network.modes()
+    assert jnp.allclose(modes.coefficients(modes.rho()), network.coefficients())
+    ```
     """
 
     S: Inexact[Array, "m d"] | Inexact[Array, " m"] | None
@@ -130,7 +135,12 @@ class Network(eqx.Module):
 
 
 class LinearNetwork(Network):
-    """A network that is linear in its input, f(x; Θ) = xᵀβ(Θ)."""
+    """A network that is linear in its input, f(x; Θ) = xᵀβ(Θ).
+
+    ```python
+    assert jnp.allclose(network(problem.X), problem.X @ network.coefficients())
+    ```
+    """
 
     @abc.abstractmethod
     def coefficients(self) -> Float[Array, " d"]:
@@ -145,6 +155,11 @@ class LinearTensorNetwork(LinearNetwork):
     """A network with f(x; Θ) = xᵀβ(Θ) = M(x)∘(v_1, …, v_L), linear in x and in each of its weights.
 
     The theorems of Yun et al. 2021 (section 3, eq. 6) are about these.
+
+    ```python
+    M = network.data_tensor(problem.X[0])
+    assert jnp.allclose(network.weights[0] @ M @ network.weights[1], network(problem.X)[0])
+    ```
     """
 
     @property
@@ -215,6 +230,13 @@ class Reduced(eqx.Module):
     - `X`: the inputs of the smaller network, one row for each of the given one's; None where they are the same.
 
     What P and R leave out of v_l(0) never moves, to the last bit but for that one addition.
+
+    ```python
+    wide = gflow.FullyConnected((jnp.ones((5, 2)), jnp.ones(2)))
+    smaller = wide.reduced(jnp.ones((1, 5)))
+    assert smaller.network.weights[0].shape == (1, 2)
+    assert smaller.lift(smaller.network).weights[0].shape == (5, 2)
+    ```
     """
 
     whole: Network
@@ -269,7 +291,13 @@ NetworkT = TypeVar("NetworkT", bound=Network)
 
 
 def with_weights(network: NetworkT, weights: tuple[Array, ...]) -> NetworkT:
-    """The same architecture with other weights of the same shapes."""
+    """The same architecture with other weights of the same shapes.
+
+    ```python
+    v_1, v_2 = network.weights
+    swapped = gflow.with_weights(network, (v_2, v_1))
+    ```
+    """
     return eqx.tree_at(lambda n: n.weights, network, tuple(weights))
 
 

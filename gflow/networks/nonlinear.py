@@ -25,7 +25,8 @@ class Nonlinear(Network):
     Flow and descent run on it. It has no linear coefficients, and no theorem of the paper applies.
 
     ```python
-    network = gflow.Nonlinear(gflow.FullyConnected((W_1, w_2)), jnp.tanh)
+    network = gflow.Nonlinear(gflow.FullyConnected((jnp.ones((2, 3)), jnp.ones(3))), jnp.tanh)
+    assert jnp.allclose(network(jnp.array([[1.0, 2.0]])), 3 * jnp.tanh(3.0))
     ```
     """
 

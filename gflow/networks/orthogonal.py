@@ -26,7 +26,9 @@ class Orthogonal(LinearTensorNetwork):
     rank, columns that are not orthonormal and a complex M(x).
 
     ```python
-    network = gflow.Orthogonal((v_1, v_2), S=S, U=(jnp.eye(5), jnp.eye(5)))
+    S = jnp.array([[1.0, 1.0], [0.0, 2.0]])
+    network = gflow.Orthogonal((jnp.ones(2), jnp.ones(2)), S=S, U=(jnp.eye(2), jnp.eye(2)))
+    assert jnp.allclose(network.coefficients(), S.T @ jnp.ones(2))
     ```
     """
 
@@ -93,7 +95,8 @@ def sparsifying(T: Shaped[ArrayLike, "_d _d"], weights: Iterable[Shaped[ArrayLik
     Yun et al. 2021, remark 3 (which says S = T: right for orthogonal T).
 
     ```python
-    network = gflow.sparsifying(T, (jnp.ones(d), jnp.zeros(d)))
+    T = jnp.array([[1.0, 0.0], [-1.0, 1.0]])  # differences: β is to have few steps
+    network = gflow.sparsifying(T, (jnp.ones(2), jnp.zeros(2)))
     ```
     """
     T, weights = to_inexact(T), as_weights(weights)

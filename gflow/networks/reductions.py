@@ -13,6 +13,11 @@ def row_basis(rows: Float[Array, "n d"]) -> Float[Array, "d n"] | None:
     It is the Q of a QR decomposition of the rows, each brought to unit size. No rank is decided: where rows depend on
     each other the span is larger than need be. Derivatives by the rows exist where they are independent, and are NaN
     elsewhere, where no basis of n columns follows them.
+
+    ```python
+    Q = gflow.row_basis(problem.X)
+    assert Q.shape == (2, 1) and jnp.allclose(problem.X @ Q @ Q.T, problem.X)
+    ```
     """
     n, d = rows.shape
     return _orthonormal(rows) if n < d else None

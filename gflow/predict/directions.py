@@ -31,7 +31,7 @@ def orthogonal_direction(network: Network, problem: Classification) -> Predictio
     Undecided as `maximum_margin`.
 
     ```python
-    gflow.predict.orthogonal_direction(gflow.Diagonal((v_1, v_2)), problem).coefficients
+    gflow.predict.orthogonal_direction(network, labels).coefficients  # β = (0, ½), at unit margin
     ```
     """
     require_served(problem, Classification)
@@ -116,7 +116,8 @@ def fully_connected_direction(network: LinearNetwork, problem: Classification) -
     start, or if every layer dominates the next as in Theorem 7: `hypotheses` carries the better of the two.
 
     ```python
-    gflow.predict.fully_connected_direction(network, problem).coefficients
+    network = gflow.initial.fully_connected(jnp.array([0.3, -0.1]))
+    gflow.predict.fully_connected_direction(network, labels).coefficients
     ```
     """
     require_served(problem, Classification)

@@ -22,6 +22,7 @@ def fully_connected_limit(network: LinearNetwork, problem: Regression) -> Predic
     Yun et al. 2021, Theorem 7. `network` is the initialisation, scale included.
 
     ```python
+    network = gflow.initial.fully_connected(jnp.array([0.3, -0.1]))
     gflow.predict.fully_connected_limit(gflow.scale(network, 1e-3), problem).coefficients
     ```
     """

@@ -19,7 +19,7 @@ def linear_limit(network: LinearTensorNetwork, problem: Regression) -> Predictio
     **Raises** ValueError if XB has not full row rank.
 
     ```python
-    gflow.predict.linear_limit(gflow.Diagonal((v,)), problem).coefficients
+    gflow.predict.linear_limit(gflow.Diagonal((jnp.array([0.3, -0.1]),)), problem).coefficients
     ```
     """
     require_served(problem, Regression)
@@ -36,6 +36,10 @@ def linear_direction(network: LinearTensorNetwork, problem: Classification) -> P
     """The limit direction of a network of one layer: in v, the maximum ℓ2 margin, from any start.
 
     Soudry et al. 2018, Theorem 3.
+
+    ```python
+    gflow.predict.linear_direction(gflow.Diagonal((jnp.zeros(2),)), labels).coefficients
+    ```
     """
     require_served(problem, Classification)
     B = _matrix(network)

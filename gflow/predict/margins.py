@@ -42,7 +42,7 @@ def maximum_margin(problem: Classification, p: int, S: Inexact[np.ndarray, "m d"
     no answer to the cone program of a complex S is certified.
 
     ```python
-    gflow.predict.maximum_margin(problem, p=2).coefficients
+    gflow.predict.maximum_margin(labels, p=2).coefficients
     ```
     """
     found = margin(problem, p, S)

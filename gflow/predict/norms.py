@@ -25,7 +25,13 @@ ACCEPTED_RESIDUAL = 1e-6
 
 
 def dft(d: int) -> Inexact[np.ndarray, "d d"]:
-    """The unitary matrix of the discrete Fourier transform, F[j, k] = exp(−2πi jk/d) / √d."""
+    """The unitary matrix of the discrete Fourier transform, F[j, k] = exp(−2πi jk/d) / √d.
+
+    ```python
+    F = gflow.predict.dft(4)
+    assert np.allclose(F @ F.conj().T, np.eye(4))
+    ```
+    """
     return np.fft.fft(np.eye(d), norm="ortho")
 
 
@@ -36,7 +42,7 @@ def minimum_norm(problem: Regression, p: int, S: Inexact[np.ndarray, "m d"] | No
 
     ```python
     gflow.predict.minimum_norm(problem, p=1).coefficients
-    gflow.predict.minimum_norm(problem, p=1, S=gflow.predict.dft(d)).coefficients
+    gflow.predict.minimum_norm(problem, p=1, S=gflow.predict.dft(2)).coefficients
     ```
     """
     X, y = data(problem)

@@ -47,7 +47,8 @@ def orthogonal_limit(network: Network, problem: Regression) -> Prediction:
     if no answer is certified by a relative duality gap of 1e-8.
 
     ```python
-    network = gflow.Diagonal((eta, eta, jnp.zeros_like(eta)))
+    eta = jnp.array([1.0, 0.5])
+    network = gflow.Diagonal((eta, eta, jnp.zeros(2)))
     gflow.predict.orthogonal_limit(gflow.scale(network, 0.1), problem).coefficients
     ```
     """
@@ -70,6 +71,10 @@ def small_scale_limit(network: Network, problem: Regression) -> Prediction:
 
     For a product of matrices started at the identity it is the minimum nuclear norm (Corollary 7). For
     L = 2 the limit is approached only like 1 / log(1/α). Errors as for `orthogonal_limit`.
+
+    ```python
+    gflow.predict.small_scale_limit(gflow.initial.last_layer_zero(network), problem).coefficients
+    ```
     """
     return _weighted_norm(network, problem, 1, len(network.weights) - 2)
 
@@ -79,6 +84,10 @@ def large_scale_limit(network: Network, problem: Regression) -> Prediction:
 
     For a product of matrices started at the identity it is the minimum Frobenius norm (Corollary 7).
     Errors as for `orthogonal_limit`.
+
+    ```python
+    gflow.predict.large_scale_limit(gflow.initial.last_layer_zero(network), problem).coefficients
+    ```
     """
     return _weighted_norm(network, problem, 2, len(network.weights) - 1)
 

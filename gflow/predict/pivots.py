@@ -18,7 +18,16 @@ from .prediction import Refusal
 
 
 class NotSeparable(Refusal):
-    """The data are not linearly separable. `multipliers` μ ≥ 0, not all zero, prove it: Σ_i μ_i y_i x_i = 0."""
+    """The data are not linearly separable. `multipliers` μ ≥ 0, not all zero, prove it: Σ_i μ_i y_i x_i = 0.
+
+    ```python
+    both = gflow.Classification(X=[[1.0, 2.0], [1.0, 2.0]], y=[1, -1])
+    try:
+        gflow.predict.maximum_margin(both, p=2)
+    except gflow.predict.NotSeparable as proof:
+        assert jnp.allclose(proof.multipliers @ (both.y[:, None] * both.X), 0.0)
+    ```
+    """
 
     def __init__(self, message: str, multipliers: Float[np.ndarray, " n"]) -> None:
         super().__init__(message)
@@ -26,7 +35,15 @@ class NotSeparable(Refusal):
 
 
 class Undecided(Refusal):
-    """Neither a separating vector nor a proof that there is none could be certified."""
+    """Neither a separating vector nor a proof that there is none could be certified.
+
+    ```python
+    try:
+        gflow.predict.maximum_margin(labels, p=2)
+    except gflow.predict.Undecided:
+        print("rescale the rows")
+    ```
+    """
 
 
 class Rows(NamedTuple):

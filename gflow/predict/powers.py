@@ -35,7 +35,7 @@ def power_limit(network: Network, problem: Regression) -> Prediction:
     is certified by a relative duality gap of 1e-8.
 
     ```python
-    network = gflow.DifferenceOfPowers((jnp.full(5, 0.1),) * 2, depth=3)
+    network = gflow.DifferenceOfPowers((jnp.full(2, 0.1),) * 2, depth=3)
     gflow.predict.power_limit(network, problem).coefficients
     ```
     """

@@ -14,7 +14,15 @@ Number = float | Float[Array | np.ndarray, ""]
 
 
 class Refusal(ValueError):
-    """A theorem does not apply, or predicts nothing that is unique: the message says what fails and what to do."""
+    """A theorem does not apply, or predicts nothing that is unique: the message says what fails and what to do.
+
+    ```python
+    try:
+        gflow.predict.limit(gflow.Nonlinear(network, jnp.tanh), problem)
+    except gflow.predict.Refusal as refusal:
+        print(refusal)
+    ```
+    """
 
 
 def require_served(problem: Problem, kind: type[Problem] = Problem) -> None:
@@ -60,6 +68,11 @@ class Hypothesis(eqx.Module):
 
     `value` is the margin by which it holds: positive or zero where it holds, negative by as much as it
     fails. `remedy` says what to change where it does not.
+
+    ```python
+    for hypothesis in gflow.predict.limit(start, problem).hypotheses:
+        print(hypothesis)
+    ```
     """
 
     statement: str = eqx.field(static=True)
@@ -85,6 +98,12 @@ class Prediction(eqx.Module):
     - `gap`: the relative duality gap of the theorem's convex program at the returned point; NaN where
       the theorem gives a closed form.
     - `hypotheses`: what the theorem assumes, with the numbers found.
+
+    ```python
+    expected = gflow.predict.limit(start, problem)
+    print(expected)  # the theorem, its residual and the hypotheses
+    assert expected.theorem == "Theorem 6" and not expected.is_direction
+    ```
     """
 
     coefficients: Float[np.ndarray | Array, " d"]

@@ -42,7 +42,8 @@ def stationarity(network: Network, problem: Classification) -> Prediction:
     **Raises** ValueError if the network has no orthogonal decomposition, or does not separate the data.
 
     ```python
-    gflow.predict.stationarity(gflow.flow(start, problem, log_loss=-1e6).network, problem).residual
+    path = gflow.flow(network, labels, until=(gflow.Turning(1e-3), gflow.LogLoss(-1e6)))
+    gflow.predict.stationarity(path.network, labels).residual
     ```
     """
     found = require_modes(network)
@@ -77,7 +78,8 @@ def stationary_points(
     Undecided as `maximum_margin`; RuntimeError if no point is found.
 
     ```python
-    points = gflow.predict.stationary_points(network, problem)
+    network = gflow.Diagonal((jnp.ones(2), jnp.ones(2), jnp.zeros(2)))
+    points = gflow.predict.stationary_points(network, labels)
     angles = [gflow.compare(end, point).angle for point in points]
     ```
     """

@@ -63,7 +63,7 @@ def two_layer_direction(network: LinearTensorNetwork, problem: Classification) -
     Yun et al. 2021, Theorem 3; Corollary 4 for convolutions with filters of length 1 and 2.
 
     ```python
-    gflow.predict.two_layer_direction(network, problem).coefficients
+    gflow.predict.two_layer_direction(network, gflow.Classification(X=[[1.0, 2.0]], y=[1])).coefficients
     ```
     """
     require_served(problem, Classification)

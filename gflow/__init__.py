@@ -74,6 +74,10 @@ from .methods import Decades as Decades
 from .methods import Batches as Batches
 from .methods import RandomBatches as RandomBatches
 from .methods import LabelNoise as LabelNoise
+from .dynamics import Dynamics as Dynamics
+from .dynamics import WeightDecay as WeightDecay
+from .dynamics import Momentum as Momentum
+from .dynamics import SharpnessAware as SharpnessAware
 from .flows.stopping import LogLoss as LogLoss
 from .flows.stopping import LogTime as LogTime
 from .flows.stopping import Turning as Turning

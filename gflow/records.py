@@ -26,6 +26,7 @@ class Status(eqx.Enumeration):
     no_descent = "no descent"
     not_certified = "not certified"
     least_squares = "least squares"
+    passed_zero = "passed zero"
 
 
 _MEANINGS = {
@@ -38,6 +39,8 @@ _MEANINGS = {
     "not certified": "an end was reached, but its error estimate exceeds the tolerance",
     "least squares": "the limit is reached and certified, but at a positive loss: no weights that the flow can reach "
     "fit the data, and the outputs are the nearest to y that there are",
+    "passed zero": "a weight of the momentum flow (the sum or difference of two layers) passes through zero, and no "
+    "start of gradient flow is known that ends at the same point. Pass a smaller inertia, or follow it by gflow.flow",
 }
 
 
@@ -81,7 +84,8 @@ class Certificate(NamedTuple):
       to |y_i| + max_j |X_ij| max |β| (y are the least-squares outputs where no weights fit).
     - `dual_residual`, `gap`: of the convex program that a limit in dual coordinates solves, relative.
     - `kkt_residual`: of the margin problem that a classification's direction solves (`gflow.measures.kkt_residual`, or
-      where no theorem has one `gflow.measures.homogeneous_kkt_residual`).
+      where no theorem has one `gflow.measures.homogeneous_kkt_residual`), and of what weight decay minimises that is
+      never switched off, relative to the penalty's slopes.
     - `singular_vector_residual`: of Yun et al. 2021, Theorem 1.
     """
 

@@ -56,6 +56,7 @@ from ._forms import orthogonal_form as orthogonal_form
 from .records import Status as Status
 from .records import Route as Route
 from .records import Certificate as Certificate
+from .records import Effective as Effective
 from .records import Solution as Solution
 from .records import Path as Path
 from .records import explain as explain
@@ -70,6 +71,13 @@ from .methods import Steps as Steps
 from .methods import Times as Times
 from .methods import LogTimes as LogTimes
 from .methods import Decades as Decades
+from .methods import Batches as Batches
+from .methods import RandomBatches as RandomBatches
+from .methods import LabelNoise as LabelNoise
+from .dynamics import Dynamics as Dynamics
+from .dynamics import WeightDecay as WeightDecay
+from .dynamics import Momentum as Momentum
+from .dynamics import SharpnessAware as SharpnessAware
 from .flows.stopping import LogLoss as LogLoss
 from .flows.stopping import LogTime as LogTime
 from .flows.stopping import Turning as Turning

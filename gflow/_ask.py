@@ -9,6 +9,7 @@ from jaxtyping import Scalar
 
 from ._checks import is_concrete, require_precision, to_scalar
 from .dual.decoupled import decoupled
+from .dynamics import Dynamics
 from .methods import Auto, Dual, Method, Weights
 from .networks import Network, with_weights
 from .problems import Classification, Problem, Regression
@@ -114,6 +115,15 @@ def dual_form(network: Network, problem: Problem, method: Method, *, path: bool 
             "then the dual state has no end. Pass method=gflow.Weights(), or ask gflow.limit."
         )
     return found
+
+
+def dynamics(value: Any) -> None:
+    """**Raises** ValueError for what is no dynamics."""
+    if not isinstance(value, Dynamics):
+        raise ValueError(
+            "dynamics must be gflow.WeightDecay(…), gflow.Momentum(…) or gflow.SharpnessAware(…); pass none for "
+            f"gradient flow; got {value!r}."
+        )
 
 
 def default_tolerance(dtype: Any, double: float, single: float) -> float:

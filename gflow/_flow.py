@@ -11,7 +11,9 @@ from . import _ask
 from ._checks import all_concrete
 from .dual import classification as dual_classification
 from .dual import regression as dual_regression
-from .flows.clocks import ArcLengthClock, TimeClock
+from .dynamics import Dynamics, WeightDecay
+from .flows.clocks import ArcLengthClock, Clock, TimeClock
+from .flows.engine import Run
 from .flows.rows import AtTaus, Saving, Thinned
 from .flows.smaller import Followed, on_smaller
 from .flows.stopping import Arrived, LogLoss, LogTime, Turning, Until, discrepancy_size
@@ -32,6 +34,7 @@ def flow(
     save: Save = Steps(),  # noqa: B008 (frozen)
     until: Until | tuple[Until, ...] | None = None,
     method: Method = Auto(),  # noqa: B008 (frozen)
+    dynamics: Dynamics | None = None,
 ) -> Path[NetworkT]:
     """The path of gradient flow from e^`log_alpha` times `network`, the initialisation (see `gflow.scale`).
 
@@ -41,6 +44,8 @@ def flow(
       `gflow.LogTime(…)`, `gflow.Turning(…)`, or several. By default at the last row that is asked for; with
       `gflow.Steps`, at a log-loss of −30 for a regression (a residual of 4e-7) and −100 for a classification.
     - `method`: `gflow.Auto()`, `gflow.Weights(…)` or `gflow.Dual(…)`.
+    - `dynamics`: another flow in gradient flow's place, by default none: `gflow.WeightDecay(…)`, `gflow.Momentum(…)` or
+      `gflow.SharpnessAware(…)`, by the weights of any network. With weight decay say where it stops.
 
     The status is `converged` where a log-loss or a turning asked for was reached, and `finished` at the last row or
     log-time; a regression that has come to rest before its last row is finished too, and stays where it is.
@@ -69,6 +74,8 @@ def flow(
         raise ValueError(
             f"save must be gflow.Steps(…), gflow.Times(…), gflow.LogTimes(…) or gflow.Decades(…); got {save!r}."
         )
+    if dynamics is not None:
+        return _with_dynamics(network, problem, log_alpha, save, rules, method, dynamics)
     dual = _serves(method, network, problem, save, rules)
     if not rules and isinstance(save, Steps):
         rules = (LogLoss(problem.arrival),)
@@ -78,6 +85,38 @@ def flow(
         return _by_dual(network, problem, log_alpha, save, rules, dual)
     weights = method if isinstance(method, Weights) else Weights()
     return _by_weights(_ask.scaled(network, log_alpha), problem, save, rules, weights)
+
+
+def _with_dynamics(
+    network: Any, problem: Problem, log_alpha: Scalar, save: Save, rules: tuple, method: Method, dynamics: Any
+) -> Path:
+    _ask.dynamics(dynamics)
+    _ask.dual_form(network, problem, Weights() if isinstance(method, Auto) else method)  # a method it must be
+    if isinstance(method, Dual) or isinstance(save, Decades) or any(isinstance(rule, Turning) for rule in rules):
+        raise ValueError(
+            "method=gflow.Dual(), gflow.Decades and gflow.Turning are for gradient flow; with dynamics weights are "
+            "followed. Pass save=gflow.Times(…) or gflow.Steps(…), until=gflow.LogTime(…) or gflow.LogLoss(…)."
+        )
+    if not rules and isinstance(save, Steps):
+        if isinstance(dynamics, WeightDecay):
+            raise ValueError(
+                "While weights decay the loss does not vanish: say where the flow stops, by save=gflow.Times(…) or "
+                "until=gflow.LogTime(…)."
+            )
+        rules = (LogLoss(problem.arrival),)
+    weights = method if isinstance(method, Weights) else Weights()
+    return _by_dynamics(_ask.scaled(network, log_alpha), problem, save, rules, weights, dynamics)
+
+
+@eqx.filter_jit
+@eqx.debug.assert_max_traces(max_traces=None)
+def _by_dynamics(
+    network: NetworkT, problem: Problem, save: Any, rules: tuple[Until, ...], method: Weights, dynamics: Dynamics
+) -> Path[NetworkT]:
+    require_fit(network, problem)
+    clock = dynamics.clock(network, problem)
+    saving, last = _rows(save, clock)
+    return path(clock, rules, _followed(clock, rules, method, saving, last))
 
 
 def _serves(method: Method, network: Network, problem: Problem, save: Save, rules: tuple[Until, ...]) -> Dual | None:
@@ -141,28 +180,41 @@ def _path_of_weights(followed: Followed, options: tuple[Any, tuple[Until, ...], 
         if isinstance(problem, Classification) and not timed
         else TimeClock(network, problem)
     )
-    saving: Any = _saving(save)
-    last = None
-    if isinstance(saving, AtTaus):
-        taus = jax.nn.softplus(saving.taus.astype(dtype))
-        saving, last = AtTaus(taus), jnp.minimum(taus[-1], clock.last())
-    rtol = jnp.asarray(_ask.default_tolerance(dtype, 1e-8, 1e-5) if method.rtol is None else method.rtol, dtype)
+    saving, last = _rows(save, clock)
+    rtol = _rtol(method, dtype)
     has_tail = timed and isinstance(problem, Regression) and isinstance(problem.loss, SquaredLoss)
     if has_tail:
         size = discrepancy_size(problem, jnp.zeros_like(problem.y)) + discrepancy_size(problem, network(problem.X))
         rules = (*rules, Arrived(0.01 * jnp.sqrt(rtol) * size))  # whose square is far below the tolerance
-    run = follow(
+    run = _followed(clock, rules, method, saving, last)
+    found = path_with_tail(clock, rules, run, saving.taus) if has_tail else path(clock, rules, run)
+    return followed.whole_path(found, given)
+
+
+def _rows(save: Steps | LogTimes, clock: Clock) -> tuple[Any, Scalar | None]:
+    """The rule for rows in the clock u = log(1 + t), and where the last one is."""
+    saving = _saving(save)
+    if not isinstance(saving, AtTaus):
+        return saving, None
+    taus = jax.nn.softplus(saving.taus.astype(jnp.result_type(*clock.network.weights)))
+    return AtTaus(taus), jnp.minimum(taus[-1], clock.last())
+
+
+def _rtol(method: Weights, dtype: Any) -> Scalar:
+    return jnp.asarray(_ask.default_tolerance(dtype, 1e-8, 1e-5) if method.rtol is None else method.rtol, dtype)
+
+
+def _followed(clock: Clock, rules: tuple[Until, ...], method: Weights, saving: Any, last: Scalar | None) -> Run:
+    return follow(
         clock,
         rules,
-        rtol=rtol,
+        rtol=_rtol(method, jnp.result_type(*clock.network.weights)),
         max_steps=method.max_steps,
         last=last,
         saving=saving,
         solver=method.solver,
         adjoint=method.adjoint,
     )
-    found = path_with_tail(clock, rules, run, saving.taus) if has_tail else path(clock, rules, run)
-    return followed.whole_path(found, given)
 
 
 @eqx.filter_jit

@@ -12,7 +12,10 @@ from jaxtyping import Array, Scalar
 from . import _ask
 from ._checks import require_precision, to_scalar
 from .dual import classification as dual_classification
+from .dual import decayed, other_flows
 from .dual import regression as dual_regression
+from .dual.decoupled import decoupled
+from .dynamics import Dynamics, WeightDecay
 from .flows.beyond import limit_direction
 from .flows.clocks import ArcLengthClock, TimeClock
 from .flows.polish import can_polish
@@ -30,7 +33,7 @@ from .measures import (
 )
 from .methods import Auto, Dual, Method, Weights
 from .networks import LinearNetwork, LinearTensorNetwork, Network, with_weights
-from .problems import Classification, Problem, require_fit
+from .problems import Classification, Problem, Regression, require_fit
 from .records import Certificate, Solution, Status
 
 NetworkT = TypeVar("NetworkT", bound=Network)
@@ -43,6 +46,7 @@ def limit(
     log_alpha: float | Scalar = 0.0,
     tolerance: float | Scalar | None = None,
     method: Method = Auto(),  # noqa: B008 (frozen)
+    dynamics: Dynamics | None = None,
 ) -> Solution[NetworkT]:
     """The limit of gradient flow from e^`log_alpha` times `network`, as t → ∞.
 
@@ -80,6 +84,9 @@ def limit(
     - `tolerance`: the error that is accepted, by default 1e-9 relative for a point and 1e-3 radians for a direction. A
       lane whose `error` is larger has the status `not certified`.
     - `method`: `gflow.Auto()`, `gflow.Weights(…)` or `gflow.Dual(…)`.
+    - `dynamics`: another flow in gradient flow's place, by default none. In dual coordinates the limit of a regression
+      is known for `gflow.WeightDecay(…)`, and with two layers for `gflow.Momentum(…)` and `gflow.SharpnessAware(…)`: it
+      is gradient flow's from another start, and the flow is integrated to find that.
 
     The error of a network without linear coefficients is that of its weights. Compiled once for each shape; may be
     batched and differentiated. In dual coordinates the limit point of a regression has derivatives in both modes by the
@@ -110,6 +117,10 @@ def limit(
         tolerance = _ask.default_tolerance(dtype, 1e-3, 0.1) if directions else 1e-9
     tolerance = to_scalar("tolerance", tolerance).astype(dtype)
     require_precision("tolerance", tolerance, dtype, epsilons=5e3)
+    if dynamics is not None:
+        _check_dynamics(network, problem, dynamics, method)
+        options = method if isinstance(method, Dual) else Dual()
+        return _by_dynamics(network, problem, log_alpha, tolerance, options, dynamics)
     if found is None:
         return _by_weights(_ask.scaled(network, log_alpha), problem, tolerance, _weights(method))
     return _by_dual(network, problem, log_alpha, tolerance, method if isinstance(method, Dual) else Dual())
@@ -124,6 +135,57 @@ def _require_discrepancy(network: Network, problem: Problem) -> None:
             f"{type(problem).__name__} does not say how far outputs are from zero loss: write its "
             "discrepancy(outputs), or use gflow.flow."
         ) from None
+
+
+def _check_dynamics(network: Network, problem: Problem, dynamics: Any, method: Method) -> None:
+    _ask.dynamics(dynamics)
+    found = _ask.dual_form(network, problem, method)
+    if found is None or not isinstance(problem, Regression):
+        raise ValueError(
+            f"The limit of {type(dynamics).__name__} is known in dual coordinates: it needs a Regression, a network "
+            "with real modes() and two layers or more, and no method=gflow.Weights(); got "
+            f"{type(problem).__name__} and {type(network).__name__}. Pass "
+            "gflow.orthogonal_form(network, problem) if data and weights are even, or commute; else follow it by "
+            "gflow.flow(…, dynamics=…, until=…)."
+        )
+    dynamics.require_limit(problem, len(found.eta))
+
+
+def _by_dynamics(
+    network: NetworkT, problem: Problem, log_alpha: Scalar, tolerance: Scalar, method: Dual, dynamics: Any
+) -> Solution[NetworkT]:
+    options = other_flows.Options(tolerance, method.rtol, method.max_steps)
+    if isinstance(dynamics, WeightDecay) and dynamics.until is None:
+        return _decayed(network, problem, log_alpha, dynamics.rate, options)
+    # Two programs: the second is the same for all dynamics.
+    starts = _begun(network, problem, log_alpha, dynamics, options)
+    return _from_begun(network, problem, log_alpha, starts, options)
+
+
+@eqx.filter_jit
+@eqx.debug.assert_max_traces(max_traces=None)
+def _begun(network: Network, problem: Problem, log_alpha: Scalar, dynamics: Dynamics, options: Any) -> Any:
+    require_fit(network, problem)
+    return other_flows.begun(_decoupled(network, problem), problem, log_alpha, dynamics.begin, options)
+
+
+@eqx.filter_jit
+@eqx.debug.assert_max_traces(max_traces=None)
+def _from_begun(
+    network: NetworkT, problem: Problem, log_alpha: Scalar, starts: Any, options: Any
+) -> Solution[NetworkT]:
+    return other_flows.limit(network, problem, _decoupled(network, problem), log_alpha, starts, options)
+
+
+@eqx.filter_jit
+@eqx.debug.assert_max_traces(max_traces=None)
+def _decayed(network: NetworkT, problem: Problem, log_alpha: Scalar, rate: Scalar, options: Any) -> Solution[NetworkT]:
+    require_fit(network, problem)
+    return decayed.limit(network, problem, _decoupled(network, problem), log_alpha, rate, options)
+
+
+def _decoupled(network: Network, problem: Problem) -> Any:
+    return decoupled(network, problem)
 
 
 def _weights(method: Method) -> Weights:

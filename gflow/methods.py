@@ -1,4 +1,4 @@
-"""How a flow is followed, and which rows of it are kept: options as objects.
+"""How a flow is followed, which rows of it are kept, and what a descent sees: options as objects.
 
 `Auto`, the default, chooses between the other two by types and shapes alone: the same call takes the same route inside
 and outside `jit`, `vmap` and `grad`.
@@ -9,10 +9,12 @@ from typing import Any, TypeAlias
 
 import diffrax
 import equinox as eqx
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Scalar
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Int, Key, Scalar
 
-from ._checks import require_count, require_increasing, to_float, to_scalar
+from ._checks import is_concrete, require_count, require_increasing, to_float, to_scalar
 
 
 def _optional(name: str) -> Any:
@@ -156,3 +158,73 @@ class Decades(eqx.Module):
 
 
 Save: TypeAlias = Steps | LogTimes | Decades
+
+
+class Batches(eqx.Module):
+    """The data points of every step of a descent: row k mod K of `indices`, shape (K, b), at step k = 0, 1, ….
+
+    ```python
+    epoch = gflow.Batches(jax.random.permutation(key, n).reshape(-1, 4))
+    ```
+    """
+
+    indices: Int[Array, "K b"] = eqx.field(converter=jnp.asarray)
+
+    def __check_init__(self) -> None:
+        shape, dtype = self.indices.shape, self.indices.dtype
+        if len(shape) != 2 or 0 in shape or not jnp.issubdtype(dtype, jnp.integer):
+            raise ValueError(f"indices must be integers of shape (K, b), one row a step; got {dtype} {shape}.")
+
+    def check(self, n: int) -> None:
+        if is_concrete(self.indices) and not (np.abs(self.indices + 0.5) < n).all():
+            raise ValueError(
+                f"indices run from {self.indices.min()} to {self.indices.max()}, and there are {n} data points: pass "
+                "numbers from 0 to n − 1."
+            )
+
+    def rows(self, k: Int[Array, ""], n: int) -> Int[Array, " b"]:
+        return self.indices[k % len(self.indices)]
+
+
+class RandomBatches(eqx.Module):
+    """At every step of a descent `size` data points, drawn anew without repeats by `key` and the step's number.
+
+    ```python
+    run = gflow.descend(start, problem, optax.sgd(1e-2), steps=[10_000], batches=gflow.RandomBatches(key, 1))
+    ```
+    """
+
+    key: Key[Array, ""]
+    size: int = eqx.field(static=True)
+
+    def __check_init__(self) -> None:
+        require_count("size", self.size)
+
+    def check(self, n: int) -> None:
+        if self.size > n:
+            raise ValueError(f"size={self.size} of a batch is more than the {n} data points. Pass {n} or fewer.")
+
+    def rows(self, k: Int[Array, ""], n: int) -> Int[Array, " b"]:
+        key = jax.random.fold_in(self.key, k)
+        if self.size == 1:
+            return jax.random.randint(key, (1,), 0, n)
+        return jax.random.permutation(key, n)[: self.size]
+
+
+class LabelNoise(eqx.Module):
+    """Gaussian noise of standard deviation `size` on the targets of a regression, drawn anew by `key` at every step of
+    a descent before step `until`; after that the targets are clean.
+
+    ```python
+    noise = gflow.LabelNoise(key, size=0.1, until=10_000)
+    ```
+    """
+
+    key: Key[Array, ""]
+    size: Scalar = eqx.field(converter=lambda v: to_scalar("size", v))
+    until: Int[Array, ""] = eqx.field(converter=jnp.asarray)
+
+    def added(self, k: Int[Array, ""], y: Float[Array, " n"]) -> Float[Array, " n"]:
+        """The noise of step k."""
+        noise = jax.random.normal(jax.random.fold_in(self.key, k), y.shape, y.dtype)
+        return jnp.where(k < self.until, self.size.astype(y.dtype), 0.0) * noise

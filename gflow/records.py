@@ -32,6 +32,7 @@ class Status(eqx.Enumeration):
     no_descent = "no descent"
     not_certified = "not certified"
     least_squares = "least squares"
+    passed_zero = "passed zero"
 
 
 _MEANINGS = {
@@ -44,6 +45,8 @@ _MEANINGS = {
     "not certified": "an end was reached, but its error estimate exceeds the tolerance",
     "least squares": "the limit is reached and certified, but at a positive loss: no weights that the flow can reach "
     "fit the data, and the outputs are the nearest to y that there are",
+    "passed zero": "a weight of the momentum flow (the sum or difference of two layers) passes through zero, and no "
+    "start of gradient flow is known that ends at the same point. Pass a smaller inertia, or follow it by gflow.flow",
 }
 
 
@@ -92,7 +95,8 @@ class Certificate(NamedTuple):
       to |y_i| + max_j |X_ij| max |β| (y are the least-squares outputs where no weights fit).
     - `dual_residual`, `gap`: of the convex program that a limit in dual coordinates solves, relative.
     - `kkt_residual`: of the margin problem that a classification's direction solves (`gflow.measures.kkt_residual`, or
-      where no theorem has one `gflow.measures.homogeneous_kkt_residual`).
+      where no theorem has one `gflow.measures.homogeneous_kkt_residual`), and of what weight decay minimises that is
+      never switched off, relative to the penalty's slopes.
     - `singular_vector_residual`: of Yun et al. 2021, Theorem 1.
 
     ```python
@@ -173,6 +177,26 @@ class Solution(eqx.Module, Generic[NetworkT]):
         return f"<Solution of {type(self.network).__name__}, {_summary(self)}>"
 
 
+class Effective(eqx.Module, Generic[NetworkT]):
+    """The start from which gradient flow ends where a descent of two layers ends (Even et al. 2023).
+
+    With η_l = U_lᵀv_l and w_± = η_1 ± η_2, a step with the update −γ ∇L multiplies w_± by 1 ∓ γg, where g = Sᵀ∇_β L.
+    The start of which the same flow would pass through the last iterate is w_±(0) Π_k (1 ∓ γ_k g_k) e^{±γ_k g_k}.
+
+    - `log_sizes`: log |w_+| and log |w_−| of that start, shape (2, m): −∞ for 0. They may be beyond what weights hold.
+    - `signs`: of w_+ and w_−, shape (2, m). They turn where γ|g| > 1; where a limit ends only sizes decide.
+    - `network`: the start as a network, as far as weights can hold it: w_−/w_+ below round-off is 0 there.
+    - `last`: the largest γ|g_j| of the last step. The rest of the descent would move log |w_±| by about its square.
+    - `off`: the largest share of an update that was not along the gradient: round-off, or the start is void.
+    """
+
+    log_sizes: Float[Array, "*lanes 2 m"]
+    signs: Float[Array, "*lanes 2 m"]
+    network: NetworkT
+    last: Float[Array, "*lanes"]
+    off: Float[Array, "*lanes"]
+
+
 class Path(eqx.Module, Generic[NetworkT]):
     """How a flow got to its end.
 
@@ -190,6 +214,7 @@ class Path(eqx.Module, Generic[NetworkT]):
       (`gflow.Dual`); 0 elsewhere.
     - `end`: the `Solution` at the end, whose fields `network`, `converged`, `status`, `log_loss`, … are this path's
       too.
+    - `effective`: the `Effective` start of a descent that was asked for it, and None elsewhere.
 
     Rows after the end repeat the end; rows that a failed run did not reach do so too, or are NaN in the clock of
     `gflow.Decades`. `path[i]` is one lane of a batch.
@@ -210,6 +235,7 @@ class Path(eqx.Module, Generic[NetworkT]):
     errors: Float[Array, "*lanes T"]
     end: Solution[NetworkT]
     reduction: Reduced | None = None
+    effective: Effective[NetworkT] | None = None
 
     @property
     def networks(self) -> NetworkT:

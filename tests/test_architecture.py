@@ -17,7 +17,7 @@ ROOMS = (
     ("measures", "invariants"),
     ("flows",),
     ("dual",),
-    ("methods",),
+    ("methods", "dynamics"),
     ("_ask",),
     ("_flow", "_limit", "_descend"),
     ("predict",),

@@ -89,6 +89,15 @@ class Coordinates(eqx.Module):
             stays=jnp.where(frozen, eta * jnp.exp(-largest), 0.0),
         )
 
+    def restarted(self, x: Float[Array, " m"], log_growth: Float[Array, " m"] | Scalar) -> "Coordinates":
+        """The systems that start at the angles x with all layers e^log_growth times as large (for L ≥ 3 one number)."""
+        log_a = self.log_a + log_growth
+        largest = jax.lax.stop_gradient(jnp.max(jnp.where(self.frozen, -jnp.inf, log_a + self.size(x))))
+        largest = jnp.where(self.frozen.all(), 0.0, largest)
+        stays = self.stays * jnp.exp(log_growth - largest)
+        new = (self.log_scale + largest, log_a - largest, x, stays)
+        return eqx.tree_at(lambda c: (c.log_scale, c.log_a, c.start, c.stays), self, new)
+
     @property
     def depth(self) -> int:
         return self.log_b.shape[0] + 1

@@ -38,28 +38,34 @@ def limit(
     *,
     tolerance: float | Scalar,
     max_steps: int,
+    begun: Coordinates | None = None,
 ) -> Solution[NetworkT]:
     """The limit point of gradient flow from e^`log_alpha` times `network`, by Newton's method.
+
+    `begun`: where it starts, if not there.
 
     Its derivatives are those of the equations that the limit solves. (To differentiate the limit as a steady state of
     the flow, as the adjoints made for steady states do, is wrong: the steady states form a continuum, and the start
     decides which is reached.)
     """
-    coordinates, end, log_u = newton(Coordinates.of(found.eta, log_alpha), found.Z, problem.y, max_iterations=max_steps)
+    elsewhere = begun is not None
+    begun = begun if elsewhere else Coordinates.of(found.eta, log_alpha)
+    coordinates, end, log_u = newton(begun, found.Z, problem.y, max_iterations=max_steps)
     L = coordinates.depth
     eta, log_eta = coordinates.unit_eta(end.angles)
     log_eta = log_eta + log_u / L
     # Weights beyond this, whose outputs cannot be represented, are given in units of their size.
     room = 0.9 * math.log(float(jnp.finfo(found.Z.dtype).max)) / L
     log_unit = jax.lax.stop_gradient(jnp.where(log_eta > room, log_eta, 0.0))
-    seen = jnp.any(found.Z != 0, axis=0)  # what no row sees is exactly what it was
-    eta = jnp.where(seen, eta * jnp.exp(log_eta - log_unit), found.eta * jnp.exp(log_alpha - log_unit))
+    eta = eta * jnp.exp(log_eta - log_unit)
+    if not elsewhere:  # what no row sees is exactly what it was
+        eta = jnp.where(jnp.any(found.Z != 0, axis=0), eta, found.eta * jnp.exp(log_alpha - log_unit))
     last = lift(network, eta, log_alpha, log_unit)
 
     # What is returned must fit by its own outputs, row by row: coordinates that are not the network's prove nothing.
     outputs, beta = last(problem.X), found.modes.coefficients(coordinates.rho(end.angles))
-    begun, log_begun = Coordinates.of(found.eta, log_alpha).unit_rho(coordinates.start)
-    start = found.modes.coefficients(scaled(begun, log_begun - log_u))
+    start, log_start = begun.unit_rho(coordinates.start)
+    start = found.modes.coefficients(scaled(start, log_start - log_u))
     fits_nothing = ~jnp.any(end.fitted != 0)  # then what is left of the start is the only size there is
     beta, start = (jnp.where(jnp.any(problem.X != 0, axis=0), v, 0.0) for v in (beta, start))
     sizes = jnp.max(jnp.abs(problem.X), axis=1) * jnp.max(jnp.abs(beta) + jnp.where(fits_nothing, jnp.abs(start), 0.0))

@@ -20,6 +20,7 @@ from .stationary import stationary_points as stationary_points
 from .fully_connected import fully_connected_limit as fully_connected_limit
 from .directions import fully_connected_direction as fully_connected_direction
 from .powers import power_limit as power_limit
+from .effective import effective as effective
 from .linear_model import linear_limit as linear_limit
 from .linear_model import linear_direction as linear_direction
 from .norms import minimum_norm as minimum_norm

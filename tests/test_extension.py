@@ -338,6 +338,7 @@ FAMILIES = {
     gflow.predict.two_layer_limit: (DIAGONAL, "Regression"),
     gflow.predict.orthogonal_limit: (gflow.Diagonal((ETA, ZERO)), "Regression"),
     gflow.predict.small_scale_limit: (gflow.Diagonal((ETA, ZERO)), "Regression"),
+    gflow.predict.saddles: (gflow.Diagonal((ETA, ZERO)), "Regression"),
     gflow.predict.large_scale_limit: (gflow.Diagonal((ETA, ZERO)), "Regression"),
     gflow.predict.fully_connected_limit: (CONNECTED, "Regression"),
     gflow.predict.linear_direction: (gflow.Diagonal((ETA,)), "Classification"),

@@ -1,5 +1,6 @@
 """What the tests and benchmarks hold gflow against: independent routes to the same numbers."""
 
+import itertools
 from fractions import Fraction
 
 import jax
@@ -48,6 +49,20 @@ def integrated(network, problem):
         (0, 14), np.asarray(flat), "LSODA", rtol=1e-11, atol=1e-13,
     )  # fmt: skip
     return gflow.with_weights(network, unravel(jnp.asarray(run.y[:, -1]))).coefficients()
+
+
+def jump_log_times(log_times, beta, staircase):
+    """log t of each jump of a path from one point of the staircase to the next: where it is first as near to the one as
+    to the other, at rows after the jump before."""
+    found, row = [], 0
+    for before, after in itertools.pairwise(np.asarray(staircase)):
+        progress = (np.asarray(beta)[row:] - (before + after) / 2) @ (after - before)
+        below = int(np.argmax(progress < 0))
+        ahead = below + int(np.argmax(progress[below:] >= 0))
+        assert progress[below] < 0 <= progress[ahead]
+        row += ahead
+        found.append(float(np.mean(np.asarray(log_times)[row - 1 : row + 1])))
+    return np.array(found)
 
 
 def exact_theorem_5(problem, L, alpha, angles, nu):

@@ -12,8 +12,10 @@ from .prediction import Hypothesis as Hypothesis
 from .two_layers import two_layer_limit as two_layer_limit
 from .two_layers import two_layer_direction as two_layer_direction
 from .orthogonal import orthogonal_limit as orthogonal_limit
-from .orthogonal import small_scale_limit as small_scale_limit
 from .orthogonal import large_scale_limit as large_scale_limit
+from .saddles import small_scale_limit as small_scale_limit
+from .saddles import saddles as saddles
+from .saddles import Saddles as Saddles
 from .directions import orthogonal_direction as orthogonal_direction
 from .stationary import stationarity as stationarity
 from .stationary import stationary_points as stationary_points

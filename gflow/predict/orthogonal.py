@@ -66,40 +66,20 @@ def orthogonal_limit(network: Network, problem: Regression) -> Prediction:
     )
 
 
-def small_scale_limit(network: Network, problem: Regression) -> Prediction:
-    """What Theorem 5 tends to as α → 0: the minimum of Σ_j |ρ_j| / |η_j|^{L−2} with X Sᵀρ = y.
-
-    For a product of matrices started at the identity it is the minimum nuclear norm (Corollary 7). For
-    L = 2 the limit is approached only like 1 / log(1/α). Errors as for `orthogonal_limit`.
-
-    ```python
-    gflow.predict.small_scale_limit(gflow.initial.last_layer_zero(network), problem).coefficients
-    ```
-    """
-    return _weighted_norm(network, problem, 1, len(network.weights) - 2)
-
-
 def large_scale_limit(network: Network, problem: Regression) -> Prediction:
     """What Theorem 5 tends to as α → ∞: the minimum of Σ_j ρ_j² / |η_j|^{2L−2} with X Sᵀρ = y.
 
     For a product of matrices started at the identity it is the minimum Frobenius norm (Corollary 7).
-    Errors as for `orthogonal_limit`.
+    Errors as for `orthogonal_limit`. The other end, α → 0, is `small_scale_limit`.
 
     ```python
     gflow.predict.large_scale_limit(gflow.initial.last_layer_zero(network), problem).coefficients
     ```
     """
-    return _weighted_norm(network, problem, 2, len(network.weights) - 1)
-
-
-def _weighted_norm(network: Network, problem: Regression, p: int, power: int) -> Prediction:
     S, eta, _, _, hypotheses = _program(network, problem)
-    weight = (np.abs(eta) / np.abs(eta).max()) ** power
-    found = minimum_norm(problem, p, weight[:, None] * S)  # ρ = weight ⊙ z with the smallest ‖z‖_p
-    limit = "α → 0" if p == 1 else "α → ∞"
-    return Prediction(
-        found.coefficients, f"{theorem_5(network)}, {limit}", False, found.residual, found.gap, hypotheses
-    )
+    weight = (np.abs(eta) / np.abs(eta).max()) ** (len(network.weights) - 1)
+    found = minimum_norm(problem, 2, weight[:, None] * S)  # ρ = weight ⊙ z with the smallest ‖z‖
+    return Prediction(found.coefficients, f"{theorem_5(network)}, α → ∞", False, found.residual, found.gap, hypotheses)
 
 
 def _program(

@@ -1,0 +1,151 @@
+"""The staircase of saddles as α → 0, the horizons that decide it, and the lasso path of its time averages."""
+
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.integrate import quad
+from scipy.special import elliprf
+from truth import distance, jump_log_times, normals
+
+import gflow
+from gflow.predict.horizons import horizons
+
+TOY = gflow.Regression(jnp.array([[1.0, 0.5, 0.7, 0.0], [0.5, 1.0, 0.1, 0.7]]), jnp.array([1.0, 0.0]))
+ONES, ZEROS = jnp.ones(4), jnp.zeros(4)
+STAIRCASE = [[0, 0, 0, 0], [0.8, 0, 0, 0], [0, 0, 1.4, 0], [0, 0, 10 / 7, -10 / 49]]
+
+
+def drawn(seed, L, n=3, d=7):
+    X, y, *weights = normals(seed, (n, d), n, *(d,) * L)
+    return gflow.Diagonal(tuple(weights)), gflow.Regression(X, y)
+
+
+# Horizons.
+
+
+@settings(max_examples=30)
+@given(st.integers(3, 6), st.integers(0, 10**6))
+def test_horizons_are_integrals_of_the_clock(L, seed):
+    (eta,) = normals(seed, (L, 1))
+    eta = np.asarray(eta)
+    size = np.sort(np.abs(eta[:, 0]))
+    q, c = size[0] * np.prod(np.sign(eta)), size[1:] ** 2 - size[0] ** 2
+
+    def speed(x):  # in q = √c_1 sinh x, where the integrand falls exponentially
+        return np.sqrt(c[0]) * np.cosh(x) / np.prod(np.sqrt(c[0] * np.sinh(x) ** 2 + c))
+
+    x, far = np.arcsinh(q / np.sqrt(c[0])), 60.0
+    for found, (a, b) in zip(horizons(eta), ((x, far), (-far, x)), strict=True):
+        points = sorted({a, b, *(p for p in (-5.0, 0.0, 5.0) if a < p < b)})
+        expected = sum(quad(speed, *ends, epsabs=0, epsrel=1e-11, limit=200)[0] for ends in itertools.pairwise(points))
+        assert found[0] == pytest.approx(expected, rel=1e-8)
+
+
+def test_horizons_of_three_layers_are_carlsons_elliptic_integral():
+    """Also over sizes from 1e-150 to 1e150."""
+    eta = np.array([[1e-150, 0.3, 0.0, 2.0], [1.0, -0.5, 1e-9, 3.0], [1e150, 2.0, 5.0, 5.0]])
+    size = np.abs(eta) / np.max(np.abs(eta), axis=0)
+    near = elliprf(*size**2) / np.max(np.abs(eta), axis=0)
+    negative = np.prod(np.sign(eta), axis=0) < 0
+    np.testing.assert_allclose(np.where(negative, horizons(eta)[1], horizons(eta)[0]), near, rtol=1e-13)
+
+
+def test_horizons_of_tied_layers_are_one_sided_and_two_zeros_never_move():
+    for L in (2, 3, 4):
+        eta = np.ones((L, 3))
+        eta[0] = [1.0, -1.0, 0.0]
+        eta[1, 2] = 0.0
+        plus, minus = horizons(eta)
+        near = 1.0 if L == 2 else 1 / (L - 2)  # ∫_1^∞ q^{1−L} dq
+        np.testing.assert_allclose(plus, [near, np.inf, np.inf], rtol=1e-14)
+        np.testing.assert_allclose(minus, [np.inf, near, np.inf], rtol=1e-14)
+
+
+# Saddles.
+
+
+@pytest.mark.parametrize("L", [2, 3, 4])
+def test_the_toy_visits_its_saddles_and_one_coordinate_leaves_again(L):
+    found = gflow.predict.saddles(gflow.Diagonal((*(ONES,) * (L - 1), ZEROS)), TOY)
+    np.testing.assert_allclose(found.coefficients, STAIRCASE, atol=1e-14)
+    c_L = {2: 1.0, 3: np.pi / 2, 4: 1.0}[L]
+    np.testing.assert_allclose(found.waits, c_L * np.array([1, 3, 80 / 49]), rtol=1e-13)
+    assert found.residual < 1e-14
+    assert abs(found.gap) < 1e-14
+    assert found.hypotheses[0].value == pytest.approx(4 / 21)  # 25/7 after 3
+
+
+def test_jumps_come_when_the_flow_in_dual_coordinates_jumps():
+    log_alpha = -2300.0
+    network = gflow.Diagonal((ONES, ZEROS))
+    found = gflow.predict.saddles(network, TOY)
+    log_times = found.log_times(log_alpha)
+    rests = jnp.asarray(np.append((log_times[:-1] + log_times[1:]) / 2, log_times[-1] + 1))
+    save = gflow.LogTimes(jnp.sort(jnp.concatenate([rests, log_times[-1] + jnp.linspace(-3, 0.5, 4000)])))
+    path = gflow.flow(network, TOY, log_alpha=log_alpha, save=save)
+    jumps = jump_log_times(path.log_times, path.coefficients, found.coefficients)
+    np.testing.assert_allclose(jumps, log_times, atol=0.01)  # 1 % in time
+    at_rest = path.coefficients[jnp.searchsorted(path.log_times, rests)]
+    np.testing.assert_allclose(at_rest, found.coefficients[1:], atol=1e-2)
+
+
+@pytest.mark.parametrize("L", [2, 3, 4])
+def test_the_staircase_ends_at_the_minimum_of_the_linear_program(L):
+    left = 0
+    for seed in range(20):
+        network, problem = drawn(seed, L)
+        found = gflow.predict.saddles(network, problem)
+        assert found.residual < 1e-12
+        assert distance(gflow.predict.small_scale_limit(network, problem).coefficients, found.end) < 1e-11
+        left += int(((found.rho[:-1] != 0) & (found.rho[1:] == 0)).sum())
+    assert left > 0  # some coordinate leaves again
+
+
+def test_the_staircase_ends_where_the_limit_of_a_tiny_scale_is():
+    for seed in range(6):
+        network, problem = drawn(seed, 3)
+        end = gflow.limit(network, problem, log_alpha=-690.8)
+        assert distance(end.coefficients, gflow.predict.saddles(network, problem).end) < 1e-11
+
+
+def test_weights_of_the_two_signs_decide_the_end():
+    """One data point, two coordinates of equal size: the nearer horizon wins, by the sign of the target."""
+    network = gflow.Diagonal((jnp.array([0.5, -0.5]), jnp.array([1.0, 1.0]), jnp.array([1.0, 1.0])))
+    for y, winner in ((1.0, 0), (-1.0, 1)):
+        problem = gflow.Regression(jnp.array([[1.0, 1.0]]), jnp.array([y]))
+        expected = y * np.eye(2)[winner]
+        np.testing.assert_allclose(gflow.predict.saddles(network, problem).end, expected, atol=1e-12)
+        np.testing.assert_allclose(gflow.predict.small_scale_limit(network, problem).coefficients, expected, atol=1e-12)
+
+
+def test_starts_that_keep_their_signs_end_at_the_nonnegative_least_squares_point():
+    from scipy.optimize import nnls
+
+    found = gflow.predict.saddles(gflow.Diagonal((ONES, ONES)), TOY)
+    np.testing.assert_allclose(found.end, nnls(np.asarray(TOY.X), np.asarray(TOY.y))[0], atol=1e-12)
+    assert found.residual < 1e-12
+    assert np.isnan(found.gap)
+    with pytest.raises(gflow.predict.Refusal, match="No weights of the signs"):
+        gflow.predict.small_scale_limit(gflow.Diagonal((ONES, ONES)), TOY)
+
+
+def test_a_difference_of_powers_moves_as_many_times_faster_as_layers_are_tied():
+    """Woodworth et al.'s network is 2d tied products of L layers that share one weight."""
+    tied = gflow.predict.saddles(gflow.DifferenceOfPowers((ONES, ONES), depth=2), TOY)
+    untied = gflow.predict.saddles(gflow.Diagonal((ONES, ZEROS)), TOY)
+    np.testing.assert_allclose(tied.coefficients, untied.coefficients, atol=1e-14)
+    np.testing.assert_allclose(tied.waits, untied.waits / 2, rtol=1e-13)
+
+
+def test_saddles_refuse_what_they_are_not_about():
+    with pytest.raises(gflow.predict.Refusal, match="FullyConnected with 2 weights has none"):
+        gflow.predict.saddles(gflow.FullyConnected((jnp.eye(4), ONES)), TOY)
+    twins = gflow.Regression(jnp.array([[1.0, 1.0, 0.0, 0.0]]), jnp.array([1.0]))
+    with pytest.raises(gflow.predict.Refusal, match=r"\[0, 1\] leave 0 together"):
+        gflow.predict.saddles(gflow.Diagonal((ONES, ZEROS)), twins)
+    with pytest.raises(ValueError, match="log_alpha=0 is no small scale"):
+        gflow.predict.saddles(gflow.Diagonal((ONES, ZEROS)), TOY).log_times(0.0)

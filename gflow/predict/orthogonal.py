@@ -88,6 +88,7 @@ def _weighted_norm(network: Network, problem: Regression, p: int, power: int) ->
     weight = (np.abs(eta) / np.abs(eta).max()) ** power
     found = minimum_norm(problem, p, weight[:, None] * S)  # ρ = weight ⊙ z with the smallest ‖z‖_p
     limit = "α → 0" if p == 1 else "α → ∞"
+    hypotheses = (*hypotheses, *found.hypotheses)
     return Prediction(
         found.coefficients, f"{theorem_5(network)}, {limit}", False, found.residual, found.gap, hypotheses
     )

@@ -302,12 +302,12 @@ class _CappedFlow(eqx.Module):
         return log_shrink + jnp.log(-self._log_loss(margins))
 
     def loss_is_small(self, state: Array) -> Scalar:
-        """Positive where −log L > 1, by more than errors in the angles make of the terms of the margins."""
+        """Positive where −log L > 1, by more than round-off makes of the terms of the margins."""
         margins, log_shrink = self.capped_margins(state)
         rho, R = self.coordinates.unit_rho(self.angles(state))
-        error = 100 * self.coordinates.depth * self.tolerance * jnp.max(jnp.abs(self.A) @ jnp.abs(rho))
-        error = error * jnp.exp(R - log_shrink)
-        return jnp.exp(jnp.minimum(log_shrink, 100.0)) * (-self._log_loss(margins) - error) - 1.0
+        eps = float(jnp.finfo(margins.dtype).eps)
+        error = 4 * len(rho) * eps * (jnp.abs(self.A) @ jnp.abs(rho)) * jnp.exp(R - log_shrink)
+        return -jnp.exp(jnp.minimum(log_shrink, 100.0)) * self._log_loss(margins - error) - 1.0
 
     def is_stuck(self, state: Array) -> Bool[Array, ""]:
         """Whether Aᵀq all but vanishes, relative to its terms: the flow rests, or is too slow to arrive."""

@@ -47,12 +47,14 @@ _LN10 = math.log(10.0)
 class _Directions(NamedTuple):
     """The flow of the angles at the losses asked for, with the cap extrapolated away. NaN where it was not reached.
 
-    `multipliers` are q/Σq; `errors` the angles by which the cap turned β. The flow of inputs X from Θ is
+    `multipliers` are q/Σq; `errors` the angles by which the cap turned β; `early` are both caps' angles where −log L is
+    `enough`. The flow of inputs X from Θ is
     that of X/c from c^{1/L} Θ: `log_unit` is log c^{1/L}, the unit in which these `coordinates` give the weights.
     """
 
     coordinates: Coordinates
     log_unit: Scalar
+    early: Float[Array, "2 m"]
     angles: Float[Array, "T m"]
     multipliers: Float[Array, "T n"]
     errors: Float[Array, " T"]
@@ -69,6 +71,7 @@ def _directions(
     cap: Scalar,
     rtol: Scalar,
     max_steps: int,
+    enough: Scalar,
 ) -> _Directions:
     """Rows at log₁₀(−log L) = `decades`; `rtol` is the absolute tolerance on angles, hence relative on every ρ_j."""
     c = exponent_of(jnp.max(jnp.abs(found.Z)))
@@ -77,7 +80,7 @@ def _directions(
     A = problem.y[:, None] * jnp.ldexp(found.Z, -c)
 
     def run(cap: Scalar) -> _Run:
-        return _run(_CappedFlow(coordinates, A, problem, cap, rtol), decades, max_steps)
+        return _run(_CappedFlow(coordinates, A, problem, cap, rtol, enough), decades, max_steps)
 
     # map, not vmap, under which both would take the steps of the slower
     runs = jax.lax.map(run, cap * jnp.array([0.1, 1.0], A.dtype))
@@ -104,6 +107,7 @@ def _directions(
     return _Directions(
         coordinates=coordinates,
         log_unit=log_unit,
+        early=runs.early,
         angles=angles,
         multipliers=shares / jnp.sum(shares, axis=-1, keepdims=True),
         errors=jnp.where(parted, by_start / 9, by_cap),
@@ -125,7 +129,7 @@ def flow(
     max_steps: int,
 ) -> Path[NetworkT]:
     """The path of e^`log_alpha` times `network`, with rows at log₁₀(−log L) = `decades`, up to thousands."""
-    rows = _directions(problem, found, decades, log_alpha, cap, rtol, max_steps)
+    rows = _directions(problem, found, decades, log_alpha, cap, rtol, max_steps, jnp.ones_like(cap))
 
     def read(x: Float[Array, " m"]) -> tuple[NetworkT, Scalar]:
         eta, log_unit = rows.coordinates.unit_eta(x)
@@ -167,6 +171,7 @@ def _log_time(log_loss: Array, depth: int, log_norm: Array) -> Array:
     return -log_loss - 2 * (jnp.log(-depth * log_loss) - log_norm)
 
 
+_ENOUGH = 1e3  # −log L up to which a deep network's exponents are followed: awake coordinates are then far from others
 READINGS = (0.5, 0.75, 1.0)  # powers of −log L at which `remaining_angle` reads the direction
 
 
@@ -191,7 +196,8 @@ def direction(
     known = jnp.array(False) if two_layers is None else two_layers.is_unique
 
     decades = jnp.log10(-log_loss) * jnp.array(READINGS, found.Z.dtype)
-    rows = _directions(problem, found, jnp.where(known, _NOW, decades), log_alpha, cap, rtol, max_steps)
+    enough = jnp.where(depth == 2, 1.0, _ENOUGH).astype(cap.dtype)
+    rows = _directions(problem, found, jnp.where(known, _NOW, decades), log_alpha, cap, rtol, max_steps, enough)
     rho, _ = jax.vmap(rows.coordinates.unit_rho)(rows.angles)
     directions = jax.vmap(found.modes.coefficients)(rho)
     turns = remaining_angle(directions) + rows.errors[-1]
@@ -270,37 +276,64 @@ class _CappedFlow(eqx.Module):
     problem: Classification
     cap: Scalar
     tolerance: Scalar  # on the angles
+    enough: Scalar  # −log L from which on log s is the clock
 
     @property
     def nu_is_state(self) -> bool:
-        """Whether ν is the state; otherwise the angles are."""
+        """Whether ν is the state; otherwise the angles and the exponents −m are. Those keep ties of margins that are
+        small beside their terms: as functions of the angles they would show the errors of these, enlarged."""
         n, m = self.A.shape
         return self.coordinates.depth == 2 and n < m
 
     @property
+    def is_exponent(self) -> Bool[Array, " N"]:
+        """Which entries of the state are exponents."""
+        n, m = self.A.shape
+        return jnp.arange(n if self.nu_is_state else m + n) >= (n if self.nu_is_state else m)
+
+    @property
+    def log_unit(self) -> Scalar:
+        """Of the exponents −m_i as state."""
+        return jax.nn.relu(self.coordinates.unit_rho(self.coordinates.start)[1] - _LARGE)
+
+    @property
     def start(self) -> Array:
-        return jnp.zeros(len(self.A), self.A.dtype) if self.nu_is_state else self.coordinates.start
+        if self.nu_is_state:
+            return jnp.zeros(len(self.A), self.A.dtype)
+        rho, R = self.coordinates.unit_rho(self.coordinates.start)
+        return jnp.append(self.coordinates.start, -jnp.exp(R - self.log_unit) * (self.A @ rho))
 
     def angles(self, state: Array) -> Float[Array, " m"]:
-        return self.coordinates.start + self.A.T @ state if self.nu_is_state else state
+        return self.coordinates.start + self.A.T @ state if self.nu_is_state else state[: self.A.shape[1]]
+
+    def exponents(self, state: Array) -> tuple[Float[Array, " n"], Scalar]:
+        """−m and the logarithm of its unit."""
+        if not self.nu_is_state:
+            return state[self.A.shape[1] :], self.log_unit
+        rho, R = self.coordinates.unit_rho(self.angles(state))
+        return -(self.A @ rho), R
 
     def _log_loss(self, margins: Float[Array, " n"]) -> Scalar:
         return self.problem.log_loss(self.problem.y * margins)
 
     def log_shrink(self, state: Array) -> Scalar:
         """The logarithm of what margins are divided by, which is 1 unless the smallest is beyond ±κ."""
-        rho, R = self.coordinates.unit_rho(self.angles(state))
-        least = jnp.abs(jnp.min(self.A @ rho))
-        return jnp.where(least > 0, jax.nn.relu(R + jnp.log(jnp.where(least > 0, least, 1.0) / self.cap)), 0.0)
+        exponents, log_unit = self.exponents(state)
+        least = jnp.abs(jnp.max(exponents))
+        return jnp.where(least > 0, jax.nn.relu(log_unit + jnp.log(jnp.where(least > 0, least, 1.0) / self.cap)), 0.0)
+
+    def log_s(self, state: Array) -> Scalar:
+        """log(−log L); NaN where L > 1."""
+        return self.log_shrink(state) + jnp.log(-self.log_loss(state))
+
+    def log_loss(self, state: Array) -> Scalar:
+        """log L, divided as margins are."""
+        log_shrink, (exponents, log_unit) = self.log_shrink(state), self.exponents(state)
+        return self._log_loss(-jnp.exp(log_unit - log_shrink) * exponents)
 
     def shrunk_margins(self, state: Array, log_shrink: Scalar) -> Float[Array, " n"]:
         rho, R = self.coordinates.unit_rho(self.angles(state))
         return jnp.exp(R - log_shrink) * (self.A @ rho)
-
-    def log_s(self, state: Array) -> Scalar:
-        """log(−log L); NaN where L > 1."""
-        log_shrink = self.log_shrink(state)
-        return log_shrink + jnp.log(-self._log_loss(self.shrunk_margins(state, log_shrink)))
 
     def share_of(self, log_s: Scalar, state: Array) -> Scalar:
         """−log L as a share of e^`log_s`, by margins that are divided by what they are where it is 1."""
@@ -308,41 +341,57 @@ class _CappedFlow(eqx.Module):
         return -jnp.exp(log_shrink - log_s) * self._log_loss(self.shrunk_margins(state, log_shrink))
 
     def loss_is_small(self, state: Array) -> Scalar:
-        """Positive where −log L > 1, by more than round-off makes of the terms of the margins."""
-        rho, R = self.coordinates.unit_rho(self.angles(state))
-        log_shrink, eps = self.log_shrink(state), float(jnp.finfo(rho.dtype).eps)
-        margins = self.A @ rho - 4 * len(rho) * eps * (jnp.abs(self.A) @ jnp.abs(rho))
-        log_loss = self._log_loss(jnp.exp(R - log_shrink) * margins)
-        return -jnp.exp(jnp.minimum(log_shrink, 100.0)) * log_loss - 1.0
+        """Positive where −log L > `enough`, by more than round-off makes of the terms of the margins."""
+        log_shrink, (exponents, log_unit) = self.log_shrink(state), self.exponents(state)
+        if self.nu_is_state:
+            eps = float(jnp.finfo(exponents.dtype).eps)
+            rho, _ = self.coordinates.unit_rho(self.angles(state))
+            exponents = exponents + 4 * len(rho) * eps * (jnp.abs(self.A) @ jnp.abs(rho))
+        log_loss = self._log_loss(-jnp.exp(log_unit - log_shrink) * exponents)
+        return -jnp.exp(jnp.minimum(log_shrink, 100.0)) * log_loss - self.enough
+
+    def shares(self, state: Array) -> Float[Array, " n"]:
+        """q/Σq, by the exponents."""
+        log_shrink, (exponents, log_unit) = self.log_shrink(state), self.exponents(state)
+        return self._shares(-jnp.exp(log_unit - log_shrink) * exponents)
+
+    def multipliers(self, state: Array, log_s: Scalar) -> Float[Array, " n"]:
+        """q/Σq, by margins that are divided by what they are where −log L is e^`log_s`."""
+        return self._shares(self.shrunk_margins(state, jax.nn.relu(log_s - jnp.log(self.cap))))
+
+    def _shares(self, margins: Float[Array, " n"]) -> Float[Array, " n"]:
+        q = -jax.grad(self._log_loss)(margins)
+        return q / jnp.sum(q)
 
     def is_stuck(self, state: Array) -> Bool[Array, ""]:
         """Whether Aᵀq all but vanishes, relative to its terms: the flow rests, or is too slow to arrive."""
-        q = self.multipliers(state, self.log_shrink(state))
+        q = self.shares(state)
         return jnp.linalg.norm(self.A.T @ q) < STUCK * jnp.sum(q * jnp.linalg.norm(self.A, axis=1))
 
-    def multipliers(self, state: Array, log_shrink: Scalar) -> Float[Array, " n"]:
-        q = -jax.grad(self._log_loss)(self.shrunk_margins(state, log_shrink))
-        return q / jnp.sum(q)
-
-    def velocity(self, state: Array, log_shrink: Scalar, log_fastest: Array | float = jnp.inf) -> tuple[Array, Scalar]:
+    def velocity(self, state: Array, q: Float[Array, " n"], log_fastest: Array) -> tuple[Array, Scalar]:
         """The state's derivative in some clock, where log dx/dζ is held below `log_fastest`; and about the speed of
         the fastest of the angles that are not balanced."""
-        q = self.multipliers(state, log_shrink)
         pull = self.A.T @ q
-        pull_size = jnp.max(jnp.abs(jax.lax.stop_gradient(pull)))
-        pull_size = jnp.where(pull_size > 0, pull_size, 1.0)
-        q, pull = q / pull_size, pull / pull_size
-        log_rate = -self.coordinates.log_zeta_slope(self.angles(state))
-        log_rate = jnp.minimum(log_rate, log_fastest)
+        size = jnp.max(jnp.abs(jax.lax.stop_gradient(pull)))
+        size = jnp.where(size > 0, size, 1.0)
+        q, pull, x = q / size, pull / size, self.angles(state)
+        log_rate = jnp.minimum(-self.coordinates.log_zeta_slope(x), log_fastest)
         rate = jnp.exp(log_rate - jnp.max(log_rate))
         # A coordinate that is balanced is fast, and its pull small: in squares errors of it do not show.
         speed = rate @ pull**2 / jnp.sqrt(jnp.sum(pull**2))
-        return (q if self.nu_is_state else rate * pull), speed
+        if self.nu_is_state:
+            return q, speed
+        grown = jnp.exp(self.coordinates.log_rho_slope(x) - self.log_unit) * rate * pull
+        return jnp.append(rate * pull, -(self.A @ grown)), speed
+
+
+_LARGE = 100.0  # log ρ at the start, from where on exponents have a unit: e^600 times as large they still are numbers
 
 
 class _Run(NamedTuple):
-    """One cap's run: `angles` and `multipliers` have a row for every decade."""
+    """One cap's run: `angles` and `multipliers` have a row for every decade; `early` are the angles before."""
 
+    early: Float[Array, " m"]
     angles: Float[Array, "T m"]
     multipliers: Float[Array, "T n"]
     status: Status
@@ -366,9 +415,11 @@ class _Clocked(eqx.Module):
         flow, coordinates = self.flow, self.flow.coordinates
         asleep = jnp.minimum(*(coordinates.log_zeta_slope(x) for x in (coordinates.start, 0 * coordinates.start)))
         log_fastest = math.log(_AWAKE) + jnp.log(flow.cap) - asleep
-        log_shrink = jnp.where(self.falling, jax.nn.relu(tau - jnp.log(flow.cap)), flow.log_shrink(state))
-        velocity, speed = flow.velocity(state, log_shrink, jnp.where(self.falling, jnp.inf, log_fastest))
+        log_fastest = jnp.where(self.falling | (flow.log_loss(state) < -1.0), jnp.inf, log_fastest)
+        q = jnp.where(self.falling, flow.multipliers(state, tau), flow.shares(state))
+        velocity, speed = flow.velocity(state, q, log_fastest)
         share, change = jax.jvp(lambda state: flow.share_of(tau, state), (state,), (velocity,))
+        velocity = jnp.where(self.falling & flow.is_exponent, 0.0, velocity)
         return velocity * jnp.where(self.falling, jnp.maximum(2 - share, 0.1) / change, 1 / speed)
 
 
@@ -405,6 +456,7 @@ def _run(flow: _CappedFlow, decades: Float[Array, " T"], max_steps: int) -> _Run
     dtype = flow.A.dtype
     eps = float(jnp.finfo(dtype).eps)
     relative = jnp.maximum(450 * eps * flow.cap, eps)  # round-off in the angles moves q by κ times as much
+    relative = jnp.where(flow.is_exponent, flow.tolerance, relative)
     solver = diffrax.Kvaerno5(
         # Full Newton: with the tie of margins a chord iteration takes ten times the steps. It stops at a change ten
         # times the tolerance, since the next would be its square; much less would be round-off on long steps.
@@ -446,7 +498,7 @@ def _run(flow: _CappedFlow, decades: Float[Array, " T"], max_steps: int) -> _Run
     def read(state: Array, decade: Scalar, kept: Bool[Array, ""]) -> tuple[Array, Array]:
         share = flow.share_of(decade * _LN10, state)
         reached = kept & (decade * _LN10 >= log_s) & (jnp.abs(share - 1) < 0.01)
-        q = flow.multipliers(state, jax.nn.relu(decade * _LN10 - jnp.log(flow.cap)))
+        q = flow.multipliers(state, decade * _LN10)
         return jax.tree.map(lambda v: jnp.where(reached, v, jnp.nan), (flow.angles(state), q))
 
     angles, multipliers = jax.vmap(read)(states, decades, kept)
@@ -457,6 +509,7 @@ def _run(flow: _CappedFlow, decades: Float[Array, " T"], max_steps: int) -> _Run
     ended = (first.result == diffrax.RESULTS.successful) | (first.result == diffrax.RESULTS.event_occurred)
     in_vain = ended & ~small_from_the_start & ~(flow.loss_is_small(state) > -1e-3)
     return _Run(
+        early=jnp.where(flow.loss_is_small(state) > -1e-3, flow.angles(state), jnp.nan),
         angles=angles,
         multipliers=multipliers,
         status=first_of(

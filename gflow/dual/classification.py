@@ -202,9 +202,13 @@ def direction(
     directions = jax.vmap(found.modes.coefficients)(rho)
     turns = remaining_angle(directions) + rows.errors[-1]
     if two_layers is None:
-        end = _vertex_near(margins_of, rho[-1], depth)
+        end = _vertex_near(margins_of, rho[-1], depth, _ALIVE)
         near = angle(found.modes.coefficients(end.rho), directions[-1])
         known = end.is_unique & (rows.status == Status.converged) & (near + rows.errors[-1] <= _NEAR)
+        early, settled = jax.vmap(lambda x: _settled(rows.coordinates, margins_of, x, found.modes))(rows.early)
+        agreed = jnp.all(settled) & jnp.all((early.rho[0] != 0) == (early.rho[1] != 0))
+        end = jax.tree.map(lambda late, early: jnp.where(known, late, early[1]), end, early)
+        known |= agreed
     else:
         end = two_layers
 
@@ -249,22 +253,50 @@ def direction(
 _NEAR = 1e-3  # radians from a flow's end to a vertex with the same coordinates, at losses where all others have died
 
 
-def _vertex_near(A: Float[Array, "n m"], rho: Float[Array, " m"], depth: int) -> Vertex:
-    """The stationary vertex of min ‖ρ‖_{2/L} s.t. Aρ ≥ 1 on the coordinates that are alive in ρ. There the concave
-    objective is least among its neighbours, and its slopes are the costs of a linear program."""
-    alive = jnp.abs(rho) > _ALIVE * jnp.max(jnp.abs(rho))
+def _vertex_near(A: Float[Array, "n m"], rho: Float[Array, " m"], depth: int, least: float) -> Vertex:
+    """The stationary vertex of min ‖ρ‖_{2/L} s.t. Aρ ≥ 1 on the coordinates that are larger in ρ than `least` of the
+    largest. There the concave objective is least among its neighbours, and its slopes are the costs of a linear
+    program."""
+    alive = jnp.abs(rho) > least * jnp.max(jnp.abs(rho))
     right, left = alive & (rho > 0), alive & (rho < 0)
 
     def again(rho: Array, _: None) -> tuple[Array, Vertex]:
         size = jnp.abs(rho) / jnp.max(jnp.abs(rho))
         costs = jnp.where(size > 0, size, 1.0) ** (2 / depth - 1)
-        found = vertex(A, jnp.where(right, costs, jnp.inf), jnp.where(left, costs, jnp.inf))
+        alive = size > 0
+        found = vertex(A, jnp.where(right & alive, costs, jnp.inf), jnp.where(left & alive, costs, jnp.inf))
         return found.rho, found
 
-    found = jax.tree.map(lambda v: v[-1], jax.lax.scan(again, rho, length=2)[1])
-    return found._replace(is_unique=found.is_unique & jnp.all((found.rho != 0) == alive))
+    first, last = (jax.tree.map(lambda v, i=i: v[i], jax.lax.scan(again, rho, length=2)[1]) for i in (0, 1))
+    return last._replace(is_unique=last.is_unique & jnp.all((first.rho != 0) == (last.rho != 0)))
 
 
+def _settled(
+    coordinates: Coordinates, A: Float[Array, "n m"], x: Float[Array, " m"], modes: Any
+) -> tuple[Vertex, Bool[Array, ""]]:
+    """The vertex near angles x, and whether it is the limit because no other coordinate has the time to awake.
+
+    Coordinates that grow for ever do so in a finite ζ: those of the vertex have Δζ_j left, and Δζ = AᵀΔν there says
+    how far ν and the ζ of all others still move. For these it must be less than a third of what they need.
+    """
+    rho, _ = coordinates.unit_rho(x)
+    end = _vertex_near(A, rho, coordinates.depth, _NOT_DEAD)
+    alive = end.rho != 0
+    from_here = eqx.tree_at(lambda c: c.start, coordinates, x)
+    far = jnp.abs(x) + jnp.maximum(coordinates.log_b[-1], 0.0) + 100.0
+    right, left = from_here.zeta(far), -from_here.zeta(-far)
+    on_its_way = jnp.where(end.rho > 0, right, -left)
+    shared = jnp.where(alive, end.shares[:, None] * A, 0.0)
+    times = jnp.linalg.lstsq(shared.T, jnp.where(alive, on_its_way, 0.0))[0]
+    moved = jnp.abs((times * end.shares) @ A)
+    room = jnp.minimum(jnp.where(coordinates.side < 0, jnp.inf, right), jnp.where(coordinates.side > 0, jnp.inf, left))
+    asleep = alive | coordinates.frozen | (3 * moved < room)
+    forward = jnp.all(times * end.shares >= -1e-3 * jnp.max(jnp.abs(times * end.shares)))
+    near = angle(modes.coefficients(end.rho), modes.coefficients(rho)) <= _NEAR
+    return end, end.is_unique & jnp.all(asleep) & forward & near & (coordinates.depth > 2)
+
+
+_NOT_DEAD = 1e-9  # ρ_j, relative: less is no part of a limit within `_NEAR` of which the flow is
 _ALIVE = 1e-20  # ρ_j, relative: what does not grow is smaller at the losses that are reached
 
 

@@ -6,7 +6,9 @@ with dτ = L dt the flow is ν̇ = q, ζ = Aᵀν, and each ρ_j is a function o
     ẋ = (dx/dζ) ⊙ Aᵀq(Aρ(x)).
 
 Angles are the state, so weights of e^{±2000} are ordinary numbers. For L = 2, x = x_0 + Aᵀν, and ν alone is the
-state where it is the smaller one. From L < 1/e on the clock is log s with s = −log L, which never stands still.
+state where it is the smaller one. Elsewhere the exponents −m are state as well, at first: where margins are small
+beside their terms, as with points that all but face each other, q is not to be had from angles with errors. The clock
+is the distance that angles go, and from L < 1/e on log s with s = −log L, which never stands still.
 
 *The cap.* Support vectors' margins differ by O(1) while they grow like s, so q must be read from differences far below
 round-off. Beyond s = κ it is read from margins scaled down to a smallest one of κ instead: the tie is then kept to

@@ -63,7 +63,9 @@ def limit(
     convex function in a mirror whose horizon is the ℓ1 norm, so that its limit is the solution of a linear program
     wherever that is unique (Pesme, Dragomir & Flammarion 2024), at every scale and from every start; nothing is
     integrated. With more layers the flow is followed to s = 10^100, and the stationary point of min ‖ρ‖_{2/L} s.t.
-    Aρ ≥ 1 with the same coordinates within 1e-3 radians of it is its limit: a strict local minimum.
+    Aρ ≥ 1 with the same coordinates within 1e-3 radians of it is its limit: a strict local minimum. So is one that both
+    caps are near at s = 10^3 already, where no other coordinate has the time to awake: that answers data separable by
+    little, whose ties of margins float64 cannot hold to the end.
 
     By weights a network that is homogeneous (`degree`), in float64 and with the data points has at most 500 unknowns
     is followed to s = 10^10, then beyond every loss, where only ratios of margins matter, and its limit solves the KKT

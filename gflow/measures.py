@@ -11,6 +11,7 @@ from jaxtyping import Array, ArrayLike, Float, Inexact, Scalar
 
 from .networks import LinearTensorNetwork, Network, with_weights
 from .problems import Classification
+from .records import unit
 
 
 def angle(a: Float[ArrayLike, "... d"], b: Float[ArrayLike, "... d"]) -> Float[Array, "..."]:
@@ -22,14 +23,8 @@ def angle(a: Float[ArrayLike, "... d"], b: Float[ArrayLike, "... d"]) -> Float[A
     gflow.angle(path.directions, expected.coefficients)
     ```
     """
-    a, b = _unit(a), _unit(b)
+    a, b = unit(jnp.asarray(a)), unit(jnp.asarray(b))
     return 2 * jnp.arctan2(jnp.linalg.norm(a - b, axis=-1), jnp.linalg.norm(a + b, axis=-1))
-
-
-def _unit(v: ArrayLike) -> Array:
-    v = jnp.asarray(v)
-    v = v / jnp.max(jnp.abs(v), axis=-1, keepdims=True)  # so that squares neither over- nor underflow
-    return v / jnp.linalg.norm(v, axis=-1, keepdims=True)
 
 
 def distance(a: Float[ArrayLike, "... d"], b: Float[ArrayLike, "... d"]) -> Float[Array, "..."]:
@@ -152,7 +147,7 @@ def homogeneous_kkt_residual(network: Network, problem: Classification, shares: 
     outputs, pull_back = jax.vjp(lambda v: with_weights(network, v)(problem.X), network.weights)
     gradient, theta = (ravel_pytree(v)[0] for v in (pull_back(problem.y * shares)[0], network.weights))
     margins = problem.margins(outputs)
-    turned = jnp.linalg.norm(_unit(gradient) - _unit(theta))
+    turned = jnp.linalg.norm(unit(gradient) - unit(theta))
     return jnp.maximum(turned, shares @ (margins - jnp.min(margins)) / jnp.abs(shares @ margins))
 
 
@@ -169,15 +164,15 @@ def decades_for_angle(
     assert jnp.allclose(gflow.measures.decades_for_angle(decades, angles, 10**-1.5), 1.5)
     ```
     """
-    above = angles > wanted
-    last = jnp.max(jnp.where(above, jnp.arange(angles.size), -1))
+    known = jnp.isfinite(angles) & jnp.isfinite(decades)  # a row with L ≥ 1 has no decades
+    first_known = jnp.argsort(~known, stable=True)
+    decades, angles, known = decades[first_known], angles[first_known], known[first_known]
+    last = jnp.max(jnp.where(known & (angles > wanted), jnp.arange(angles.size), -1))
     i = jnp.clip(last, 0, angles.size - 2)
     high, low = jnp.log(angles[i]), jnp.log(angles[i + 1])
     crossing = decades[i] + (decades[i + 1] - decades[i]) * (high - jnp.log(wanted)) / (high - low)
-    crossing = jnp.where(jnp.isnan(crossing), decades[i + 1], crossing)  # from a row with L ≥ 1
-    first = decades[jnp.argmax(jnp.isfinite(angles) & jnp.isfinite(decades))]
-    ends_below = angles[-1] <= wanted
-    return jnp.where(ends_below, jnp.where(last < 0, first, crossing), jnp.inf)
+    ends_below = last + 1 < jnp.sum(known)
+    return jnp.where(ends_below, jnp.where(last < 0, decades[0], crossing), jnp.inf)
 
 
 def remaining_angle(directions: Float[Array, "3 d"]) -> Scalar:

@@ -285,7 +285,7 @@ class Path(eqx.Module, Generic[NetworkT]):
     @property
     def directions(self) -> Float[Array, "*lanes T d"]:
         """β/‖β‖, row by row, also where β itself cannot be represented."""
-        return _directions(self.followed, self.log_scales) if self.reduction is None else _unit(self.coefficients)
+        return _directions(self.followed, self.log_scales) if self.reduction is None else unit(self.coefficients)
 
     def counts(self) -> dict[str, int]:
         """How many lanes ended with which status."""
@@ -318,13 +318,14 @@ def _coefficients(network: Any, log_scale: Array) -> Array:
 
 def _directions(network: Any, log_scale: Array) -> Array:
     _require_linear(network)
-    return _unit(_coefficients(network, log_scale if network.degree is None else jnp.zeros_like(log_scale)))
+    return unit(_coefficients(network, log_scale if network.degree is None else jnp.zeros_like(log_scale)))
 
 
-def _unit(beta: Array) -> Array:
-    size = jnp.max(jnp.abs(beta), axis=-1, keepdims=True)
-    beta = beta / jnp.where(size > 0, size, 1.0)  # whose squares neither over- nor underflow
-    return beta / jnp.linalg.norm(beta, axis=-1, keepdims=True)
+def unit(v: Float[Array, "*rows d"]) -> Float[Array, "*rows d"]:
+    """v/‖v‖, row by row; NaN where v is zero."""
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(v), axis=-1, keepdims=True))
+    v = jnp.ldexp(v, -jnp.frexp(largest)[1])  # whose squares neither over- nor underflow; 1/largest may underflow
+    return v / jnp.linalg.norm(v, axis=-1, keepdims=True)
 
 
 @eqx.filter_jit

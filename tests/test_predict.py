@@ -1,5 +1,6 @@
 """Predictions against other solvers, closed forms and their own optimality conditions."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -144,10 +145,40 @@ def test_comparing_different_lengths_is_refused(one_point):
         gflow.compare(end, expected)
 
 
+@pytest.mark.parametrize(
+    ("X", "p", "transform", "width"),
+    [
+        ([[1.0, 1.0]], 1, False, 1.0),  # (1, 0) and (0, 1)
+        ([[1.0, 1.0]], 2, False, 0.0),
+        ([[1.0, 0.9]], 1, False, 0.0),
+        ([[1e3, 1e3, 0.0, 0.0], [0.0, 0.0, 1.0, 0.5]], 1, False, 1.0),
+        ([[1.0, 0.0, 0.0, 0.0]], 1, True, 2.0),  # (1, 1, 1, 1) and (1, -1, 1, -1)
+        ([[1.0, 0.3, 0.2, 0.5]], 1, True, 0.0),
+    ],
+)
+def test_minimum_norms_say_whether_they_are_the_only_ones(X, p, transform, width):
+    y = np.max(X, axis=1)
+    (unique,) = predict.minimum_norm(gflow.Regression(X, y), p, predict.dft(4) if transform else None).hypotheses
+    assert unique.holds == (width == 0.0)
+    if width > 0:
+        np.testing.assert_allclose(-unique.value, width, rtol=1e-6)
+
+
 def test_tiny_angles_are_accurate():
     for tiny in (1e-3, 1e-9, 1e-15):
         np.testing.assert_allclose(gflow.angle(np.array([1.0, tiny]), np.array([3.0, 0.0])), tiny, rtol=1e-5)
     np.testing.assert_allclose(gflow.angle(np.array([1.0, 1.0]), np.array([-2.0, -2.0])), np.pi)
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e-200, 1e200, 1e300])
+def test_angles_of_vectors_of_any_size(size):
+    found, slope = jax.value_and_grad(lambda t: gflow.angle(size * jnp.array([1.0, t]), jnp.array([1.0, 0.0])))(1.0)
+    np.testing.assert_allclose([found, slope], [np.pi / 4, 0.5], rtol=1e-13)
+    np.testing.assert_allclose(gflow.angle(jnp.full(2, 1.7e308), jnp.array([1.0, 0.0])), np.pi / 4, rtol=1e-15)
+
+
+def test_the_zero_vector_has_no_angle():
+    assert jnp.isnan(gflow.angle(jnp.zeros(2), jnp.ones(2)))
 
 
 @pytest.mark.parametrize("alpha", [1e4, 1e6, 1e8])

@@ -11,6 +11,7 @@ from jaxtyping import Float, Inexact
 
 from ..problems import Classification
 from .digits import ZERO, Fixed, floats
+from .faces import CONE, apart, tied, uniqueness, width_of
 from .norms import certified, data, smallest
 from .pivots import Rows, Undecided, Vertex, largest_l1_margin, largest_l2_margin, scaled
 from .prediction import Hypothesis, Prediction
@@ -149,22 +150,8 @@ def certificate(rows: Rows, sigma: Float[np.ndarray, " m"], mu: Float[np.ndarray
     return float(max(infeasible.max(), wrong.max(), complementary, negative)), float(gap)
 
 
-# Whether the maximum is attained once. All solutions have ρ_j = r_j e^{iφ_j} with r ≥ 0, where μ fixes φ and says which
-# r_j are zero and which margins are tight: a polytope, whose width in each coefficient is two linear programs.
-
 UNIQUE = "the maximum margin is attained by one direction alone"
 TIE = 1e-12  # relative: a multiplier or a reduced cost below may be zero but for the round-off in the data
-NEAR = 1e-6  # below, a tie that is none is reported as near
-
-
-def apart(statement: str, value: float) -> Hypothesis:
-    """The hypothesis that nothing is tied, where `value` > 0 is the distance from a tie."""
-    return Hypothesis(f"{statement}, by a near tie" if value <= NEAR else statement, True, value)
-
-
-def _tied(width: float) -> Hypothesis:
-    """The hypothesis that fails by the `width` of the set of solutions."""
-    return Hypothesis(UNIQUE, False, -width, "this is how far its solutions are apart in a coefficient, by the largest")
 
 
 def _uniqueness(rows: Rows, vertex: Vertex) -> Hypothesis:
@@ -181,39 +168,11 @@ def _uniqueness(rows: Rows, vertex: Vertex) -> Hypothesis:
     unit = float(np.abs(floats(vertex.sigma)).max())
     coefficients = np.zeros((m, face.size))
     coefficients[j, np.arange(face.size)] = sign
-    width = _width(rows.A[:, j] * sign, rows.b / unit, costs[2 * m :] > TIE, coefficients)
-    return _tied(width) if width > _SAME else apart(UNIQUE, float(outside[outside > TIE].min()))
+    width = width_of(rows.A[:, j] * sign, rows.b / unit, costs[2 * m :] > TIE, coefficients)
+    return tied(UNIQUE, width) if width > _SAME else apart(UNIQUE, float(outside[outside > TIE].min()))
 
 
 _SAME = 1e-6  # relative width of a single solution, which HiGHS finds to 1e-10 times a condition number
-
-
-def _width(
-    C: Float[np.ndarray, "n k"],
-    b: Float[np.ndarray, " n"],
-    tight: np.ndarray,
-    coefficients: Float[np.ndarray, "d k"],
-    zero: Float[np.ndarray, "l k"] | None = None,
-) -> float:
-    """max_j (max − min of β_j) / max |β|, over β = coefficients r with r ≥ 0, Cr ≥ b, equal where tight, zero r = 0."""
-    from scipy.optimize import linprog
-
-    equal = C[tight] if zero is None else np.vstack([C[tight], zero])
-    right = np.concatenate([b[tight], np.zeros(len(equal) - int(tight.sum()))])
-    options = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
-    rows = [row for row in coefficients if row.any()]
-    ends = []
-    for row in rows:
-        for sign in (1.0, -1.0):
-            found = linprog(
-                sign * row, A_ub=-C[~tight], b_ub=-b[~tight], A_eq=equal, b_eq=right, method="highs", options=options
-            )
-            if found.fun is None:
-                return np.inf
-            ends.append(sign * found.fun)
-    low, high = np.array(ends[::2]), np.array(ends[1::2])
-    return float((high - low).max() / max(np.abs(low).max(), np.abs(high).max()))
-
 
 # ℓ1 of complex numbers.
 
@@ -230,17 +189,7 @@ def _complex_l1_margin(
     solved = smallest(scaled_A, b, 1, S, margins=True)
     refined = certified(scaled_A, b, *_newton(scaled_A, b, basis, *solved[:2]), 1, margins=True)
     rho, mu, residual, gap = min(solved, refined, key=lambda found: found[2])
-    u = scaled_A.conj().T @ mu
-    size = np.abs(u)
-    face = size > 1 - _CONE
-    phase = u[face] / size[face]
-    parts = S.T[:, face] * phase
-    C, tight = np.real(scaled_A[:, face] * phase), mu > _CONE * mu.max()
-    away = float((1 - size[~face]).min(initial=1.0))
-    unique = apart(UNIQUE, away)
-    if np.linalg.matrix_rank(np.vstack([C[tight], parts.imag]), tol=_CONE) < face.sum():
-        width = _width(C, b, tight, parts.real, parts.imag)
-        unique = unique if width <= np.sqrt(_CONE) else _tied(width)
+    unique = uniqueness(UNIQUE, scaled_A, b, mu > CONE * mu.max(), scaled_A.conj().T @ mu, S)
     return Margin(rho * unit / rows.smallest, residual, gap, unique)
 
 
@@ -254,7 +203,7 @@ def _newton(
     """ρ and μ by Newton's method for Σ|ρ_j| on the support of ρ and the tight rows, from a ρ nearby."""
     from scipy.linalg import null_space
 
-    alive, tight = np.abs(rho) > _CONE * np.abs(rho).max(), mu > _CONE * mu.max()
+    alive, tight = np.abs(rho) > CONE * np.abs(rho).max(), mu > CONE * mu.max()
     dead = basis[~alive]
     inside = basis @ null_space(np.vstack([np.real(dead), np.imag(dead)]))  # ρ = inside z vanishes off the support
     W, G = inside[alive], np.real(A[tight] @ inside)
@@ -276,4 +225,3 @@ def _newton(
 
 
 _NEWTON_STEPS = 10  # from six digits, two are enough
-_CONE = 1e-6  # what a cone program's multipliers are right to

@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Float, Inexact
 
 from ..problems import Problem, Regression
-from .prediction import Prediction, Refusal
+from .faces import uniqueness
+from .prediction import Hypothesis, Prediction, Refusal
 
 # In order of accuracy; the next is tried where an answer is missing or its certificate is worse than this.
 SOLVERS = (
@@ -38,6 +39,9 @@ def dft(d: int) -> Inexact[np.ndarray, "d d"]:
 def minimum_norm(problem: Regression, p: int, S: Inexact[np.ndarray, "m d"] | None = None) -> Prediction:
     """The coefficients β = Sᵀρ of smallest ‖ρ‖_p that fit the data; `p` is 1 or 2.
 
+    The hypothesis says whether they are the only ones (for p = 2 they always are): where they are not, by how far two
+    solutions differ in a coefficient, relative to the largest.
+
     **Raises** ValueError if X has not full row rank, RuntimeError if no solver's answer is certified.
 
     ```python
@@ -48,8 +52,17 @@ def minimum_norm(problem: Regression, p: int, S: Inexact[np.ndarray, "m d"] | No
     X, y = data(problem)
     require_full_row_rank(X)
     S = np.eye(X.shape[1]) if S is None else S
-    rho, _, residual, gap = smallest(X @ S.T, y, p, S, margins=False)
-    return Prediction(np.real(S.T @ rho), f"minimum ℓ{p} norm", False, residual, gap)
+    A = X @ S.T
+    rho, mu, residual, gap = smallest(A, y, p, S, margins=False)
+    unique = Hypothesis(UNIQUE, True, 1.0)
+    if p == 1:
+        rows, unit = np.abs(A).max(axis=1), np.abs(rho).max() or 1.0
+        every = np.ones(len(y), bool)
+        unique = uniqueness(UNIQUE, A / rows[:, None], y / rows / unit, every, A.conj().T @ mu, S)
+    return Prediction(np.real(S.T @ rho), f"minimum ℓ{p} norm", False, residual, gap, (unique,))
+
+
+UNIQUE = "the minimum norm is attained by one solution alone"
 
 
 def data(problem: Problem) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, " n"]]:

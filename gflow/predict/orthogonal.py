@@ -79,6 +79,7 @@ def large_scale_limit(network: Network, problem: Regression) -> Prediction:
     S, eta, _, _, hypotheses = _program(network, problem)
     weight = (np.abs(eta) / np.abs(eta).max()) ** (len(network.weights) - 1)
     found = minimum_norm(problem, 2, weight[:, None] * S)  # ρ = weight ⊙ z with the smallest ‖z‖
+    hypotheses = (*hypotheses, *found.hypotheses)
     return Prediction(found.coefficients, f"{theorem_5(network)}, α → ∞", False, found.residual, found.gap, hypotheses)
 
 

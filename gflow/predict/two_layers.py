@@ -5,7 +5,7 @@ import numpy as np
 
 from ..networks import LinearTensorNetwork, with_weights
 from ..problems import Classification, Problem, Regression
-from .margins import apart
+from .faces import apart
 from .prediction import Hypothesis, Prediction, Refusal, require_served
 
 

@@ -16,8 +16,8 @@ from .dual import regression as dual_regression
 from .flows.beyond import limit_direction
 from .flows.clocks import ArcLengthClock, TimeClock
 from .flows.polish import can_polish
-from .flows.smaller import Followed, on_smaller
 from .flows.radau import Radau
+from .flows.smaller import Followed, on_smaller
 from .flows.stopping import AtLogLosses, Fitted, LogLoss, Near, discrepancy_size
 from .flows.tail import minimum_norm_correction
 from .flows.weights import follow, solution

@@ -58,6 +58,7 @@ def _embedded() -> tuple[float, np.ndarray]:
 
 
 _GAMMA, _E = _embedded()
+_EIGEN = (*np.linalg.eig(_A), np.linalg.inv(np.linalg.eig(_A)[1]))
 
 
 class _Stages(NamedTuple):
@@ -112,15 +113,14 @@ class Radau(diffrax.AbstractAdaptiveSolver):
     def step(
         self, terms: Any, t0: Any, t1: Any, y0: Array, args: Any, solver_state: _Last, made_jump: Any
     ) -> tuple[Array, Array, dict[str, Any], _Last, diffrax.RESULTS]:
-        flow, h = _Flow.of(args, y0), t1 - t0
-        A = h * _A.astype(y0.dtype) * jnp.exp(t0 + h * _C.astype(y0.dtype))
-        inverse = _Inverse.at(flow, y0, A)
+        # A step of the clock u = log(1 + t) is one of t, in which the flow is autonomous.
+        flow, h = _Flow.of(args, y0), jnp.exp(t0) * jnp.expm1(t1 - t0)
+        inverse = _Inverse.at(flow, y0, h)
         units = self.rtol * (self.unit + jnp.abs(y0))
-        stages, solved = _solve(flow, y0, A, inverse, _foretold(solver_state, h), units, self._allowed())
+        stages, solved = _solve(flow, y0, h, inverse, _foretold(solver_state, h), units, self._allowed())
         y1 = y0 + stages.z[-1]
-        slope = _GAMMA * h * jnp.exp(t0)
-        error = _E.astype(y0.dtype) @ stages.z - slope * flow.backward(y0, flow.residual(y0))
-        error = inverse.damped(error, slope) / self._allowed()
+        error = _E.astype(y0.dtype) @ stages.z - _GAMMA * h * flow.backward(y0, flow.residual(y0))
+        error = inverse.damped(error, _GAMMA * h) / self._allowed()
         error = jax.lax.stop_gradient(jnp.where(solved, error, _HALVED * units))
         return y1, error, {"y0": y0, "y1": y1}, _Last(h, stages), diffrax.RESULTS.successful
 
@@ -129,7 +129,7 @@ class Radau(diffrax.AbstractAdaptiveSolver):
         return self.rtol ** (ESTIMATED - 1)
 
 
-ESTIMATED = 0.65  # the order of the estimate to that of the step is 0.6: with room for flows that are not in the limit
+ESTIMATED = 0.7  # the ratio of the orders is 0.57: steps are larger than those for which it holds
 
 
 class _Flow(eqx.Module):
@@ -165,43 +165,46 @@ class _Flow(eqx.Module):
             gradient = gradient * ravel_pytree(self.clock.rates)[0]
         return self.of_outputs(outputs), gradient
 
-    def defects(self, theta: Float[Array, " N"], A: Float[Array, "s s"], stages: _Stages) -> _Stages:
+    def defects(self, theta: Float[Array, " N"], h: Scalar, stages: _Stages) -> _Stages:
         """By how much the equations of the stages are not met."""
         found, gradients = jax.vmap(self.moving)(theta + stages.z, stages.rho)
-        return _Stages(stages.z + A @ gradients, found - stages.rho)
+        return _Stages(stages.z + h * _A.astype(h.dtype) @ gradients, found - stages.rho)
 
 
 class _Inverse(eqx.Module):
     """That of the derivatives of `_Flow.defects`, with J and D of the step's start.
 
-    `J`: √D J. `root`: √D. `rates`, `vectors`: eigenvalues and eigenvectors of JJᵀ. `small`: (I + λA)⁻¹ of each.
+    `J`: √D J. `root`: √D. `rates`, `vectors`: eigenvalues and eigenvectors of JJᵀ.
     """
 
     J: Float[Array, "m N"]
     root: Float[Array, " m"]
     rates: Float[Array, " m"]
     vectors: Float[Array, "m m"]
-    A: Float[Array, "s s"]
-    small: Float[Array, "m s s"]
+    h: Scalar
 
     @staticmethod
-    def at(flow: _Flow, theta: Float[Array, " N"], A: Float[Array, "s s"]) -> "_Inverse":
+    def at(flow: _Flow, theta: Float[Array, " N"], h: Scalar) -> "_Inverse":
         outputs, pull_back = jax.vjp(flow.outputs, theta)
         slopes = jax.jvp(flow.of_outputs, (outputs,), (jnp.ones_like(outputs),))[1]
         # A loss that is flat, or not convex, there may not be so within the step.
         root = jnp.sqrt(jnp.maximum(slopes, 1e-6 * jnp.max(jnp.abs(slopes))))
         root = jnp.where(root > 0, root, 1.0)
         J = root[:, None] * jax.vmap(lambda e: pull_back(e)[0])(jnp.eye(outputs.size, dtype=outputs.dtype))
-        J, root, A = jax.lax.stop_gradient((J, root, A))
+        J, root, h = jax.lax.stop_gradient((J, root, h))
         rates, vectors = jnp.linalg.eigh(J @ J.T)
-        rates = jnp.maximum(rates, 0.0)
-        small = jnp.linalg.inv(jnp.eye(STAGES, dtype=A.dtype) + rates[:, None, None] * A)
-        return _Inverse(J, root, rates, vectors, A, small)
+        return _Inverse(J, root, jnp.maximum(rates, 0.0), vectors, h)
 
     def __call__(self, defects: _Stages) -> _Stages:
         right = (defects.rho / self.root - defects.z @ self.J.T) @ self.vectors
-        rho = jnp.einsum("kij,jk->ik", self.small, right) @ self.vectors.T
-        return _Stages(defects.z + self.A @ rho @ self.J, -self.root * rho)
+        rho = self._of_eigenvectors(right) @ self.vectors.T
+        return _Stages(defects.z + self.h * _A.astype(self.h.dtype) @ rho @ self.J, -self.root * rho)
+
+    def _of_eigenvectors(self, right: Float[Array, "s m"]) -> Float[Array, "s m"]:
+        """(I + hλA)⁻¹ of each column, by the eigenvectors of A."""
+        values, vectors, inverse = (jnp.asarray(v, jnp.result_type(right, 1j)) for v in _EIGEN)
+        along = (inverse @ right) / (1 + self.h * self.rates * values[:, None])
+        return (vectors @ along).real
 
     def solve(self, linear: Callable[[_Stages], _Stages], right: _Stages) -> _Stages:
         """Of equations whose matrix this all but inverts, in both modes of differentiation."""
@@ -249,7 +252,7 @@ def _vander(c: Float[Array, " s"], powers: int) -> Float[Array, "s k"]:
 def _solve(
     flow: _Flow,
     theta: Float[Array, " N"],
-    A: Float[Array, "s s"],
+    h: Scalar,
     inverse: _Inverse,
     first: _Stages,
     units: Float[Array, " N"],
@@ -258,7 +261,7 @@ def _solve(
     """The stages, and whether they were found; zeros where they were not. Derivatives are those of the equations."""
 
     def defects(stages: _Stages) -> _Stages:
-        return flow.defects(theta, A, stages)
+        return flow.defects(theta, h, stages)
 
     def corrected(at: _Iterate) -> _Iterate:
         correction = inverse(defects(at.stages))
@@ -266,25 +269,23 @@ def _solve(
         change = jnp.max(jnp.abs(correction.z) / units)
         return _Iterate(stages, change, change / at.change, at.steps + 1)
 
-    def left(at: _Iterate) -> Scalar:
-        falls = (at.steps >= 2) & (at.rate < 1)
-        return at.change * jnp.where(falls, at.rate / (1 - at.rate), 1.0)
-
     def unfinished(at: _Iterate) -> Bool[Array, ""]:
         grows = (at.steps >= 2) & ~(at.rate < 2)
-        return ~(left(at) <= _SOLVED) & ~grows & (at.steps < _CORRECTIONS)
+        return ~(at.change <= _SOLVED) & ~grows & (at.steps < _CORRECTIONS)
 
     def solve(_: Any, first: _Stages) -> tuple[_Stages, Bool[Array, ""]]:
         infinite = jnp.full((), jnp.inf, theta.dtype)
         end = jax.lax.while_loop(unfinished, corrected, _Iterate(first, infinite, infinite, jnp.array(0)))
         # Round-off may keep corrections above their tolerance. What is left then must not be felt in the estimate.
-        solved = (left(end) <= _SOLVED) | (end.change <= 0.01 * allowed)
+        solved = end.change <= jnp.maximum(_SOLVED, 0.01 * allowed)
         return jax.tree.map(lambda v: jnp.where(solved, v, 0.0), end.stages), solved
 
     first = jax.lax.stop_gradient(first)
     return jax.lax.custom_root(defects, first, solve, inverse.solve, has_aux=True)
 
 
-_SOLVED = 0.1  # of the tolerance
+_SOLVED = 0.1  # of the tolerance: what is left then is less by how much corrections contract
 _CORRECTIONS = 12
-_HALVED = 100.0  # the error, in units of the tolerance, after which a step of this order is tried again at half its size
+_HALVED = (
+    100.0  # the error, in units of the tolerance, after which a step of this order is tried again at half its size
+)

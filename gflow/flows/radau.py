@@ -119,7 +119,7 @@ class Radau(diffrax.AbstractAdaptiveSolver):
         units = self.rtol * (self.unit + jnp.abs(y0))
         stages, solved = _solve(flow, y0, h, inverse, _foretold(solver_state, h), units, self._allowed())
         y1 = y0 + stages.z[-1]
-        error = _E.astype(y0.dtype) @ stages.z - _GAMMA * h * flow.backward(y0, flow.residual(y0))
+        error = jnp.asarray(_E, y0.dtype) @ stages.z - _GAMMA * h * flow.backward(y0, flow.residual(y0))
         error = inverse.damped(error, _GAMMA * h) / self._allowed()
         error = jax.lax.stop_gradient(jnp.where(solved, error, _HALVED * units))
         return y1, error, {"y0": y0, "y1": y1}, _Last(h, stages), diffrax.RESULTS.successful
@@ -273,15 +273,17 @@ def _solve(
         grows = (at.steps >= 2) & ~(at.rate < 2)
         return ~(at.change <= _SOLVED) & ~grows & (at.steps < _CORRECTIONS)
 
-    def solve(_: Any, first: _Stages) -> tuple[_Stages, Bool[Array, ""]]:
+    enough = jnp.maximum(_SOLVED, 0.01 * allowed)
+
+    def solve(_: Any, first: _Stages) -> tuple[_Stages, Scalar]:
         infinite = jnp.full((), jnp.inf, theta.dtype)
         end = jax.lax.while_loop(unfinished, corrected, _Iterate(first, infinite, infinite, jnp.array(0)))
         # Round-off may keep corrections above their tolerance. What is left then must not be felt in the estimate.
-        solved = end.change <= jnp.maximum(_SOLVED, 0.01 * allowed)
-        return jax.tree.map(lambda v: jnp.where(solved, v, 0.0), end.stages), solved
+        return jax.tree.map(lambda v: jnp.where(end.change <= enough, v, 0.0), end.stages), end.change
 
     first = jax.lax.stop_gradient(first)
-    return jax.lax.custom_root(defects, first, solve, inverse.solve, has_aux=True)
+    stages, change = jax.lax.custom_root(defects, first, solve, inverse.solve, has_aux=True)
+    return stages, change <= enough
 
 
 _SOLVED = 0.1  # of the tolerance: what is left then is less by how much corrections contract

@@ -19,8 +19,9 @@ from .dynamics import Dynamics, WeightDecay
 from .flows.beyond import limit_direction
 from .flows.clocks import ArcLengthClock, TimeClock
 from .flows.polish import can_polish
+from .flows.radau import Radau
 from .flows.smaller import Followed, on_smaller
-from .flows.stopping import AtLogLosses, Fitted, LogLoss, discrepancy_size
+from .flows.stopping import AtLogLosses, Fitted, LogLoss, Near, discrepancy_size
 from .flows.tail import minimum_norm_correction
 from .flows.weights import follow, solution
 from .measures import (
@@ -250,10 +251,9 @@ def _point_of_weights(followed: Followed, options: tuple[Scalar, Weights]) -> So
         rates = _rates(network.weights, uneven)
 
         def leg(stop: Network, fraction: Scalar) -> tuple[Network, tuple[Solution, Network]]:
-            clock, until = TimeClock(stop, problem, rates), (Fitted(fraction, units),)
-            run = follow(
-                clock, until, rtol=rtol, max_steps=method.max_steps, solver=method.solver, adjoint=method.adjoint
-            )
+            clock, until = TimeClock(stop, problem, rates), (Near(Fitted(fraction, units), 0.1 * fraction),)
+            solver = Radau(rtol, clock.unit()) if method.solver is None else method.solver
+            run = follow(clock, until, rtol=rtol, max_steps=method.max_steps, solver=solver, adjoint=method.adjoint)
             reached = solution(clock, until, run)
             corrected = minimum_norm_correction(reached.network, problem)
             end = jax.tree.map(lambda new, old: jnp.where(reached.converged, new, old), corrected, reached.network)

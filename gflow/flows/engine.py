@@ -126,7 +126,7 @@ _forward = with_derivatives_of(
 @eqx.filter_jit  # traced once, however many times diffrax inlines it
 def _field(tau: Any, y: Array, args: tuple[Callable, tuple, Callable]) -> Array:
     field, _, of_vector = args
-    return ravel_pytree(_with_complex(field)(tau, of_vector(y)))[0]
+    return ravel_pytree(with_complex(field)(tau, of_vector(y)))[0]
 
 
 class _Condition(eqx.Module):
@@ -140,7 +140,7 @@ class _Condition(eqx.Module):
 
 @eqx.filter_jit  # likewise
 def _stop(tau: Scalar, state: PyTree, stop: Callable) -> Array:
-    return _with_complex(stop)(tau, state)
+    return with_complex(stop)(tau, state)
 
 
 class _Parts(NamedTuple):
@@ -154,7 +154,7 @@ def _without_complex(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda v: _Parts(v.real, v.imag) if eqx.is_array(v) and jnp.iscomplexobj(v) else v, tree)
 
 
-def _with_complex(tree: PyTree) -> PyTree:
+def with_complex(tree: PyTree) -> PyTree:
     return jax.tree.map(
         lambda v: jax.lax.complex(*v) if isinstance(v, _Parts) else v, tree, is_leaf=lambda v: isinstance(v, _Parts)
     )

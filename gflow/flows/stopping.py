@@ -15,6 +15,7 @@ from ..problems import Problem
 from ..problems import log_loss as log_loss_at
 from .clocks import Clock, Weights, norm
 from .rows import Rows, Saving
+from .tail import way_left
 
 
 class Until(eqx.Module):
@@ -91,6 +92,20 @@ class Fitted(Until):
     def met(self, weights: Weights, log_time: Scalar, network: Network, problem: Problem) -> Bool[Array, ""]:
         off = problem.discrepancy(with_weights(network, weights)(problem.X)) / self.units
         return jnp.max(jnp.abs(off)) <= self.size
+
+
+class Near(Until):
+    """Until the data are `fitted`, and the way left to the end is at most `size` of ‖Θ‖ too.
+
+    Where data are ill-conditioned, outputs are fitted long before the weights are near their end.
+    """
+
+    fitted: Fitted
+    size: Scalar
+
+    def met(self, weights: Weights, log_time: Scalar, network: Network, problem: Problem) -> Bool[Array, ""]:
+        left = way_left(with_weights(network, weights), problem)
+        return self.fitted.met(weights, log_time, network, problem) & (left <= self.size * norm(weights))
 
 
 class Arrived(Until):

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Scalar
 
 from ..networks import Network, with_weights
 from ..problems import Problem
@@ -25,6 +25,17 @@ def minimum_norm_correction(network: NetworkT, problem: Problem) -> NetworkT:
     for _ in range(2):
         network = _correct(network, problem)
     return network
+
+
+def way_left(network: Network, problem: Problem) -> Scalar:
+    """‖Jᵀ(JJᵀ)⁺ δ‖, the length of the minimum-norm correction, without what no weight moves to round-off."""
+    outputs, _, gram = _linearised(network, problem)
+    K = gram(jnp.eye(outputs.size, dtype=outputs.dtype))
+    scale = _scale(K)
+    rates, vectors = jnp.linalg.eigh(K / scale / scale[:, None])
+    moving = rates > len(K) * jnp.finfo(K.dtype).eps * rates[-1]
+    along = vectors.T @ (problem.discrepancy(outputs).ravel() / scale)
+    return jnp.sqrt(jnp.sum(jnp.where(moving, along**2 / jnp.where(moving, rates, 1.0), 0.0)))
 
 
 def tail(network: NetworkT, problem: Problem, elapsed: Float[Array, " T"]) -> NetworkT:

@@ -276,6 +276,7 @@
       start.setAttribute("cy", down(state.alpha ** 2 * state.z[1]));
       const size = dot(state.x, state.x);
       table.replaceChildren();
+      plot.setAttribute("visibility", size > 0 ? "visible" : "hidden");
       if (!(size > 0)) {
         said.textContent = "x must not be zero: then no coefficients change the output.";
         root.dataset.numbers = "{}";

@@ -34,8 +34,9 @@ if CHROMIUM is None:
 
 def rendered(page, profile):
     """The page's document after its scripts have run."""
-    flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking"
-    flags += f" --disable-component-update --disable-sync --user-data-dir={profile} --virtual-time-budget=5000"
+    flags = "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run --disable-sync"
+    flags += " --disable-background-networking --disable-component-update --virtual-time-budget=5000"
+    flags += f" --user-data-dir={profile}"
     done = subprocess.run([CHROMIUM, *flags.split(), "--dump-dom", page], capture_output=True, timeout=120, check=True)
     return done.stdout.decode("utf-8")
 

@@ -226,6 +226,7 @@ def heat_map(ax: "Axes", found: Any, name: str, x: str = "alpha", y: str = "seed
     ```
     """
     from matplotlib.colors import LogNorm
+    from matplotlib.ticker import MaxNLocator
 
     values = found[name].transpose(y, x).values
     finite = values[np.isfinite(values)]
@@ -233,6 +234,7 @@ def heat_map(ax: "Axes", found: Any, name: str, x: str = "alpha", y: str = "seed
     mesh = ax.pcolormesh(found[x], np.arange(found.sizes[y]), values, norm=norm, shading="nearest", rasterized=True)
     ax.figure.colorbar(mesh, ax=ax, pad=0.02).set_label(found[name].attrs.get("long_name", name))
     ax.set(xscale="log", xlabel="initial scale α" if x == "alpha" else x, ylabel=y)
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))  # rows are counted
     _without_box(ax)
     return ax
 
@@ -260,10 +262,11 @@ def sweep_figure(found: Any, scale: str = "alpha") -> "Figure":
         if others and variable.dims == (scale, others[0]) and str(name).split("_")[-1] in ("error", "distance"):
             panels.append((heat_map, (name, scale, others[0])))
     with matplotlib.rc_context(FONT):
-        rows = max(1, -(-len(panels) // 3))
-        figure = Figure(figsize=(12.6, 3.4 * rows), layout="constrained")
+        columns = min(3, max(1, len(panels)))
+        rows = max(1, -(-len(panels) // columns))
+        figure = Figure(figsize=(4.2 * columns, 3.4 * rows), layout="constrained")
         for i, (draw_panel, arguments) in enumerate(panels):
-            draw_panel(figure.add_subplot(rows, 3, i + 1), found, *arguments)
+            draw_panel(figure.add_subplot(rows, columns, i + 1), found, *arguments)
     return figure
 
 

@@ -32,6 +32,13 @@ def test_every_extension_has_its_page():
     }
 
 
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_into_the_repository_lead_somewhere(name):
+    """Those of docs/ are checked where the site is built."""
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (DOCS.parent / name).read_text(encoding="utf-8"))
+    assert [link for link in links if not (DOCS.parent / link).exists()] == []
+
+
 def table_of_contents(module):
     """The names that a package's __init__ offers, as `from .a import b as b`; modules apart."""
     for node in ast.parse(inspect.getsource(module)).body:

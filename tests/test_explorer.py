@@ -34,8 +34,9 @@ if CHROMIUM is None:
 
 def rendered(page, profile):
     """The page's document after its scripts have run."""
-    flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking"
-    flags += f" --disable-component-update --disable-sync --user-data-dir={profile} --virtual-time-budget=5000"
+    flags = "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run --disable-sync"
+    flags += " --disable-background-networking --disable-component-update --virtual-time-budget=5000"
+    flags += f" --user-data-dir={profile}"
     done = subprocess.run([CHROMIUM, *flags.split(), "--dump-dom", page], capture_output=True, timeout=120, check=True)
     return done.stdout.decode("utf-8")
 
@@ -100,12 +101,15 @@ def test_paths_follow_the_gradient(answers, name):
             assert np.max(np.abs((a - b) / 2e-4 - slope / residual)) <= 1e-6 * size
 
 
-def test_the_page_shows_the_numbers_of_its_address(tmp_path):
+def test_the_page_shows_the_numbers_of_its_address_and_keys(tmp_path):
     page = tmp_path / "page.html"
     script = SCRIPT.read_text(encoding="utf-8")
-    page.write_text(f'<!doctype html><meta charset="utf-8"><div id="gx"></div><script>{script}</script>', "utf-8")
-    view = {"x": [1.0, 2.5], "y": 0.8, "z": [0.4, 0.7], "alpha": 0.3}
-    document = rendered(f"{page.as_uri()}?x1=1&x2=2.5&y=0.8&z1=0.4&z2=0.7&alpha=0.3", tmp_path / "profile")
+    press = """for (const key of ["ArrowUp", "ArrowLeft", "ArrowLeft"])
+        document.querySelector(".gx-handle").dispatchEvent(new KeyboardEvent("keydown", {key}));"""
+    body = f'<div id="gx"></div><script>{script}</script><script>{press}</script>'
+    page.write_text(f'<!doctype html><meta charset="utf-8">{body}', "utf-8")
+    view = {"x": [1.0, 2.5], "y": 0.8, "z": [0.4, 0.7], "alpha": 0.3}  # from (0.42, 0.69) by the arrow keys
+    document = rendered(f"{page.as_uri()}?x1=1&x2=2.5&y=0.8&z1=0.42&z2=0.69&alpha=0.3", tmp_path / "profile")
     numbers = json.loads(html.unescape(re.search(r'data-numbers="(.*?)"', document)[1]))
     problem = gflow.Regression(X=jnp.array([view["x"]]), y=jnp.array([view["y"]]))
     for name in STARTS:

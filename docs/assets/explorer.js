@@ -134,7 +134,7 @@
   };
 
   const element = (tag, attributes = {}, ...children) => {
-    const svg = ["svg", "g", "path", "circle", "line", "text", "clipPath", "rect", "title"].includes(tag);
+    const svg = ["svg", "g", "path", "circle", "line", "text", "clipPath", "rect"].includes(tag);
     const made = svg ? document.createElementNS(SVG, tag) : document.createElement(tag);
     for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
     made.append(...children);
@@ -157,10 +157,14 @@
     state.z = [given("z1", 0.9), given("z2", -0.6)].map(clamp);
     state.alpha = Math.min(Math.max(given("alpha", 0.5), 1e-4), 1);
 
-    const picture = element("svg", { viewBox: "-14 -14 428 428", class: "gx-picture", "aria-hidden": "false" });
+    const picture = element("svg", {
+      viewBox: "-14 -14 428 428",
+      class: "gx-picture",
+      role: "group",
+      "aria-label": "The plane of coefficients: the line of global minima, three paths and their limits",
+    });
     const plot = element("g", { "clip-path": "url(#gx-clip)" });
     picture.append(
-      element("title", {}, "The plane of coefficients, with the line of global minima, three paths and their limits"),
       element("clipPath", { id: "gx-clip" }, element("rect", { x: 0, y: 0, width: 400, height: 400 })),
       element("rect", { x: 0, y: 0, width: 400, height: 400, class: "gx-frame" }),
       element("line", { x1: 0, x2: 400, y1: 200, y2: 200, class: "gx-axis" }),
@@ -276,6 +280,8 @@
       start.setAttribute("cy", down(state.alpha ** 2 * state.z[1]));
       const size = dot(state.x, state.x);
       table.replaceChildren();
+      said.classList.toggle("gx-error", !(size > 0));
+      plot.setAttribute("visibility", size > 0 ? "visible" : "hidden");
       if (!(size > 0)) {
         said.textContent = "x must not be zero: then no coefficients change the output.";
         root.dataset.numbers = "{}";

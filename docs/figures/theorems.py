@@ -56,7 +56,7 @@ def theorem_2():
         left.plot(*ball, color=colour, lw=1.3, label=f"L = {L}, p = {p:.2g}")
     left.set(aspect="equal", xlim=(-0.6, 1.2), ylim=(-0.6, 0.65), xlabel="ρ₁", ylabel="ρ₂")
     left.set_title("the smallest balls that touch the margin")
-    left.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3)
+    left.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.28), ncols=3)
     problem = gflow.Classification([[1.0, 2.0], [0.0, -3.0]], [1.0, -1.0])
     names = {"fully-connected": "Corollary 1", "diagonal": "Corollary 2", "convolutional": "Corollary 3"}
     for name, make in gflow.experiments.section_6.NETWORKS.items():

@@ -81,6 +81,10 @@ def limit(
       lane whose `error` is larger has the status `not certified`.
     - `method`: `gflow.Auto()`, `gflow.Weights(…)` or `gflow.Dual(…)`.
 
+    A limit is the start of a next task, `gflow.limit(end.network, next, log_alpha=end.log_scale)`. Layers that end
+    equal to round-off, as two do from scales below 1e-8, no longer know by how much they differ: what the next flow
+    then does is that of the weights as they are.
+
     The error of a network without linear coefficients is that of its weights. Compiled once for each shape; may be
     batched and differentiated. In dual coordinates the limit point of a regression has derivatives in both modes by the
     implicit function theorem; by weights see `gflow.Weights`.

@@ -91,6 +91,10 @@ def limit(
       is known for `gflow.WeightDecay(…)`, and with two layers for `gflow.Momentum(…)` and `gflow.SharpnessAware(…)`: it
       is gradient flow's from another start, and the flow is integrated to find that.
 
+    A limit is the start of a next task, `gflow.limit(end.network, next, log_alpha=end.log_scale)`. Layers that end
+    equal to round-off, as two do from scales below 1e-8, no longer know by how much they differ: what the next flow
+    then does is that of the weights as they are.
+
     The error of a network without linear coefficients is that of its weights. Compiled once for each shape; may be
     batched and differentiated. In dual coordinates the limit point of a regression has derivatives in both modes by the
     implicit function theorem; by weights see `gflow.Weights`.

@@ -238,3 +238,49 @@ def soudry_residual(
     remainder = w - w_hat * log_time
     weights = jnp.exp(-problem.margins(problem.X @ remainder))
     return jnp.where(support > 0, weights / jnp.where(support > 0, support, 1.0), jnp.nan)
+
+
+def time_averages(log_times: Float[ArrayLike, " T"], values: Float[ArrayLike, "T d"]) -> Float[Array, "T d"]:
+    """x̄(t) = (1/t) ∫_0^t of `values`, as of the coefficients of a path, at its times e^`log_times`.
+
+    By the trapezoidal rule between rows, and as if the first row had been there from t = 0 on: keep every step,
+    `save=gflow.Steps(4096)`. t itself may be 10^1000.
+
+    Along a regression's flow ν(t) = −∫_0^t r = t (y − X x̄(t)): as α → 0 the averages run along the path of the lasso as
+    long as no coordinate returns to zero (Berthier 2025). See `lasso_residual` and `gflow.predict.saddles`.
+
+    ```python
+    path = gflow.flow(network, problem, log_alpha=-2300.0, save=gflow.Steps(4096))
+    gflow.measures.time_averages(path.log_times, path.coefficients)
+    ```
+    """
+    log_times, values = jnp.asarray(log_times), jnp.asarray(values)
+    earlier, later = log_times[:-1], log_times[1:]
+    shares = jnp.exp(jnp.where(earlier == -jnp.inf, -jnp.inf, earlier - jnp.where(later == -jnp.inf, 0.0, later)))
+
+    def step(average: Array, row: tuple[Array, Array]) -> tuple[Array, Array]:
+        share, middle = row
+        average = share * average + (1 - share) * middle
+        return average, average
+
+    _, averages = jax.lax.scan(step, values[0], (shares, (values[:-1] + values[1:]) / 2))
+    return jnp.concatenate([values[:1], averages])
+
+
+def lasso_residual(
+    X: Float[ArrayLike, "n d"],
+    y: Float[ArrayLike, " n"],
+    beta: Float[ArrayLike, " d"],
+    penalties: Float[ArrayLike, "2 d"],
+) -> Scalar:
+    """How far β is from the optimality conditions of min ½‖y − Xβ‖² + Σ_j p_j⁺β_j⁺ + p_j⁻β_j⁻, relative to ‖Xᵀy‖_∞.
+
+    `penalties` are p⁺ and p⁻. With u = Xᵀ(y − Xβ) and x_j the columns of X, the largest
+    |‖x_j‖²β_j − [‖x_j‖²β_j + u_j shrunk by p_j]|, which is |u_j ∓ p_j| where β_j is well off zero, the excess of u_j
+    over its bounds where it is zero, and changes smoothly between.
+    """
+    X, y, beta, (up, down) = jnp.asarray(X), jnp.asarray(y), jnp.asarray(beta), jnp.asarray(penalties)
+    here = jnp.sum(X**2, axis=0) * beta
+    moved = here + X.T @ (y - X @ beta)
+    shrunk = jnp.maximum(moved - up, 0.0) - jnp.maximum(-moved - down, 0.0)
+    return jnp.max(jnp.abs(here - shrunk)) / jnp.max(jnp.abs(X.T @ y))

@@ -519,6 +519,12 @@ def test_scales_that_are_no_number_are_named(alpha, unchecked_types):
             verb(DIAGONAL, PROBLEM, log_alpha=alpha)
 
 
+@pytest.mark.parametrize("alphas", [(0.1,), (0.1, 0.2, 0.3), (0.1, jnp.ones(2))])
+def test_scales_a_layer_that_do_not_suit_the_layers_are_named(alphas, unchecked_types):
+    with pytest.raises(ValueError, match="one for each of the 2 weights"):
+        gflow.scale(DIAGONAL, alphas)
+
+
 @pytest.mark.parametrize("method", [gflow.Weights, gflow.Dual])
 @pytest.mark.parametrize("steps", [0, -1, 1.5, True])
 def test_no_steps_are_no_number_of_steps(method, steps, unchecked_types):

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from truth import normals
 
 import gflow
 
@@ -123,3 +124,38 @@ def test_targets_and_inputs_of_zero_have_the_derivatives_of_the_closed_form(jaco
         by_X, by_y = derivatives(X, y)  # of β = X⁻¹y
         np.testing.assert_allclose(by_y, np.diag([1 / unit, 0.5]), rtol=1e-12)
         np.testing.assert_allclose(by_X[:, 0, 1], [-0.3 / unit, 0.0], rtol=1e-12)
+
+
+# A limit as the next task's start: pretraining, then fine-tuning.
+
+FIRST, SECOND = (gflow.Regression(*normals(seed, (2, 4), 2)) for seed in (5, 6))
+
+
+def fine_tuned(log_alpha, weights, size=1.0):
+    first, second = (gflow.Regression(p.X, size * p.y) for p in (FIRST, SECOND))
+    end = gflow.limit(gflow.Diagonal(weights), first, log_alpha=log_alpha)
+    return gflow.limit(end.network, second, log_alpha=end.log_scale).coefficients, end.log_scale
+
+
+def test_derivatives_go_through_pretraining_and_fine_tuning():
+    end = jax.jit(jax.value_and_grad(lambda *start: jnp.sum(jnp.sin(fine_tuned(*start)[0])), argnums=(0, 1)))
+    start, h = (jnp.asarray(-0.3), normals(7, 4, 4)), 1e-4
+    towards = direction(start, 1)
+
+    def at(t):
+        return end(*jax.tree.map(lambda v, w: v + t * w, start, towards))[0]
+
+    numeric = (8 * (at(h) - at(-h)) - (at(2 * h) - at(-2 * h))) / (12 * h)
+    gradient = end(*start)[1]
+    exact = sum(jnp.sum(g * d) for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(towards), strict=True))
+    assert float(numeric) == pytest.approx(float(exact), rel=1e-6)
+
+
+def test_fine_tuning_carries_the_scale_of_weights_that_have_no_float():
+    """The flow is homogeneous: c times the targets and √c times the weights of two layers give c times β."""
+    weights, size = normals(7, 4, 4), 1e290
+    expected, unit = fine_tuned(jnp.asarray(-0.3), weights)
+    found, large = fine_tuned(jnp.asarray(-0.3 + np.log(size) / 2), weights, size)
+    assert unit == 0
+    assert large > 300
+    np.testing.assert_allclose(found / size, expected, rtol=1e-9)

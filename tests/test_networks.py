@@ -67,6 +67,14 @@ def test_long_filters_take_the_fourier_route_to_the_same_coefficients():
     np.testing.assert_allclose(gflow.Convolutional((w, v)).coefficients(), direct, rtol=1e-11, atol=1e-12)
 
 
+def test_scales_a_layer_multiply_each_weight():
+    network = networks()["convolutional"]
+    scales = tuple(jnp.asarray(0.5 + layer) for layer in range(network.depth))
+    scaled = jax.jit(lambda scales: gflow.scale(network, scales))(scales)
+    for alpha, weight, before in zip(scales, scaled.weights, network.weights, strict=True):
+        np.testing.assert_array_equal(weight, alpha * before)
+
+
 @given(st.floats(1e-3, 1e3), st.sampled_from(sorted(networks())))
 @settings(max_examples=20)
 def test_the_initial_scale_multiplies_coefficients_by_its_power_of_depth(alpha, name):

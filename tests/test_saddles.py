@@ -2,6 +2,7 @@
 
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -79,18 +80,23 @@ def test_the_toy_visits_its_saddles_and_one_coordinate_leaves_again(L):
     assert found.hypotheses[0].value == pytest.approx(4 / 21)  # 25/7 after 3
 
 
-def test_jumps_come_when_the_flow_in_dual_coordinates_jumps():
-    log_alpha = -2300.0
+def followed(problem, log_alpha):
+    """The staircase of two layers, and the dual path to five times the last jump, every step of it."""
     network = gflow.Diagonal((ONES, ZEROS))
-    found = gflow.predict.saddles(network, TOY)
-    log_times = found.log_times(log_alpha)
-    rests = jnp.asarray(np.append((log_times[:-1] + log_times[1:]) / 2, log_times[-1] + 1))
-    save = gflow.LogTimes(jnp.sort(jnp.concatenate([rests, log_times[-1] + jnp.linspace(-3, 0.5, 4000)])))
-    path = gflow.flow(network, TOY, log_alpha=log_alpha, save=save)
+    found = gflow.predict.saddles(network, problem)
+    until = gflow.LogTime(found.log_times(log_alpha)[-1] + np.log(5.0))
+    return found, gflow.flow(network, problem, log_alpha=log_alpha, save=gflow.Steps(2048), until=until)
+
+
+def test_jumps_come_when_the_flow_in_dual_coordinates_jumps():
+    found, path = followed(TOY, -2300.0)
+    assert path.steps < 2048
+    log_times = found.log_times(-2300.0)
     jumps = jump_log_times(path.log_times, path.coefficients, found.coefficients)
     np.testing.assert_allclose(jumps, log_times, atol=0.01)  # 1 % in time
-    at_rest = path.coefficients[jnp.searchsorted(path.log_times, rests)]
-    np.testing.assert_allclose(at_rest, found.coefficients[1:], atol=1e-2)
+    for rest, (begin, end) in zip(found.coefficients[1:], itertools.pairwise([*log_times, np.inf]), strict=True):
+        between = (path.log_times > begin + 0.02) & (path.log_times < end - 0.02)
+        assert np.abs(path.coefficients[between] - rest).max() < 1e-6
 
 
 @pytest.mark.parametrize("L", [2, 3, 4])
@@ -149,3 +155,76 @@ def test_saddles_refuse_what_they_are_not_about():
         gflow.predict.saddles(gflow.Diagonal((ONES, ZEROS)), twins)
     with pytest.raises(ValueError, match="log_alpha=0 is no small scale"):
         gflow.predict.saddles(gflow.Diagonal((ONES, ZEROS)), TOY).log_times(0.0)
+
+
+# The lasso path.
+
+
+def lasso(X, y, penalties):
+    """By accelerated proximal gradient descent, restarted where it turns back."""
+    step, beta, ahead, speed = 1 / np.linalg.norm(X, 2) ** 2, np.zeros(X.shape[1]), np.zeros(X.shape[1]), 1.0
+    for _ in range(20000):
+        z = ahead + step * X.T @ (y - X @ ahead)
+        new = np.maximum(z - step * penalties[0], 0) - np.maximum(-z - step * penalties[1], 0)
+        back = (ahead - new) @ (new - beta) > 0
+        faster = 1.0 if back else (1 + np.sqrt(1 + 4 * speed**2)) / 2
+        ahead = new + (0.0 if back else (speed - 1) / faster) * (new - beta)
+        beta, speed = new, faster
+    return beta
+
+
+def test_the_lasso_residual_vanishes_at_the_lasso_alone():
+    X, y, _ = map(np.asarray, normals(20, (3, 5), 3, 5))
+    penalties = np.array([0.3, 0.1])[:, None] * np.abs(X.T @ y).max() * np.ones((2, 5))
+    beta = lasso(X, y, penalties)
+    assert (beta != 0).any()
+    assert (beta == 0).any()
+    assert gflow.measures.lasso_residual(X, y, beta, penalties) < 1e-12
+    assert gflow.measures.lasso_residual(X, y, beta, 1.01 * penalties) > 1e-4
+    assert gflow.measures.lasso_residual(X, y, 1.01 * beta, penalties) > 1e-4
+    assert gflow.measures.lasso_residual(X, y, beta + 1e-3 * (beta == 0), penalties) > 1e-4
+    zero = gflow.measures.lasso_residual(X, y, 0 * beta, np.ones((2, 5)) * 1.01 * np.abs(X.T @ y).max())
+    assert zero == 0
+
+
+@pytest.mark.parametrize("L", [2, 3])
+def test_averages_of_the_staircase_are_the_lasso_unless_a_coordinate_returns(L):
+    """With unequal penalties for the two signs where L = 3."""
+    kinds = set()
+    for seed in range(12):
+        network, problem = drawn(seed, L)
+        found = gflow.predict.saddles(network, problem)
+        times = found.times[0] * np.geomspace(0.5, 1e3, 20)
+        residuals = [
+            gflow.measures.lasso_residual(problem.X, problem.y, x, found.horizons / t)
+            for x, t in zip(found.averages(times), times, strict=True)
+        ]
+        returned = bool(((found.rho[:-1] != 0) & (found.rho[1:] == 0)).any())
+        assert (max(residuals) < 1e-11) == (not returned)
+        kinds.add(returned)
+    assert kinds == {False, True}
+
+
+def test_averages_of_the_dual_flow_near_the_lasso_like_one_over_log_alpha():
+    X, y = normals(42, (2, 4), 2)
+    problem = gflow.Regression(X, y)
+    worst = []
+    for log_alpha in (-230.0, -2300.0):
+        found, path = followed(problem, log_alpha)
+        late = path.log_times > found.log_times(log_alpha)[0] - 0.5
+        averages = gflow.measures.time_averages(path.log_times, path.coefficients)[late]
+        penalties = found.penalties(path.log_times[late], log_alpha)
+        residuals = jax.vmap(gflow.measures.lasso_residual, (None, None, 0, 0))(X, y, averages, penalties)
+        worst.append(-log_alpha * float(residuals.max()))
+    assert 0.05 < worst[1] < 2
+    assert worst[1] == pytest.approx(worst[0], rel=0.15)
+
+
+def test_time_averages_are_exact_for_straight_lines_whatever_the_times():
+    t = np.array([0.0, 1.0, 1.0, 3.0, 4.0])
+    values = np.stack([2 * t, 1 - t], axis=1)
+    with np.errstate(divide="ignore"):
+        found = gflow.measures.time_averages(np.log(t), values)
+        late = gflow.measures.time_averages(np.log(t) + 2300.0, values)
+    np.testing.assert_allclose(found, np.stack([t, 1 - t / 2], axis=1), rtol=1e-14)
+    np.testing.assert_allclose(late, found, rtol=1e-12)

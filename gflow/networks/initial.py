@@ -3,7 +3,8 @@
 `random_directions` and `last_layer_zero` change the weights of a network that is given. `diagonal`,
 `convolutional` and `fully_connected` make a network whose coefficients are a given z, dominated by its
 first layers as the theorems assume: per coordinate of the network's own basis the first L − 1 layers
-are p = (1 + |z|^{2/L})^{1/2} and the last is q = z / p^{L−1}, so p^{L−1} q = z and p² − q² ≥ 1.
+are p = (1 + |z|^{2/L})^{1/2} and the last is q = z / p^{L−1}, so p^{L−1} q = z and p² − q² ≥ 1. `balanced` makes two
+random matrices whose difference of squares is a multiple of the identity.
 """
 
 import itertools
@@ -11,12 +12,13 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, Scalar
 
-from .._checks import to_float
+from .._checks import is_concrete, to_float
 from .convolutional import Convolutional
 from .diagonal import Diagonal
 from .fully_connected import FullyConnected
+from .matrix_product import MatrixProduct
 from .network import Network, with_weights
 
 NetworkT = TypeVar("NetworkT", bound=Network)
@@ -98,6 +100,41 @@ def fully_connected(z: Float[ArrayLike, " d"], widths: tuple[int, ...] | None = 
     matrices = [jnp.eye(m, k, dtype=z.dtype).at[0, 0].set(first) for m, k in itertools.pairwise(sizes)]
     end = jnp.zeros(sizes[-1], z.dtype).at[0].set(last)
     return FullyConnected((_rotation_to(z) @ matrices[0], *matrices[1:], end))
+
+
+def balanced(key: PRNGKeyArray, widths: tuple[int, int, int], lambda_: float | Scalar = 0.0) -> MatrixProduct:
+    """Two random matrices of shapes (a, h) and (h, b), `widths` = (a, h, b), with W_1ᵀW_1 − W_2W_2ᵀ = λI.
+
+    The singular values of the smaller layer are |z| with standard normal z, as far as its rank goes, and its singular
+    vectors are uniform. The flow keeps λ.
+
+    **Raises** ValueError for λ > 0 with h > a, and for λ < 0 with h > b: W_1ᵀW_1 − W_2W_2ᵀ is then singular or not of
+    that sign. It is not checked where λ is traced.
+
+    ```python
+    start = gflow.initial.balanced(jax.random.key(0), (4, 3, 5), lambda_=1.0)
+    ```
+
+    Dominé et al. 2025.
+    """
+    if len(widths) != 3 or any(width < 1 for width in widths):
+        raise ValueError(f"widths must be three positive integers (a, h, b), for two matrices; got {widths}.")
+    a, h, b = widths
+    lambda_ = to_float(lambda_)
+    if is_concrete(lambda_) and ((lambda_ > 0 and h > a) or (lambda_ < 0 and h > b)):
+        outer = a if lambda_ > 0 else b
+        raise ValueError(
+            f"λ = {float(lambda_):g} needs a hidden layer of at most {outer} units; got widths {widths}. Take a "
+            "smaller hidden layer, λ = 0 or the other sign."
+        )
+    left, inner, right, values = jax.random.split(key, 4)
+    U, V, R = (jnp.linalg.qr(jax.random.normal(k, (m, m)))[0] for k, m in ((left, a), (right, b), (inner, h)))
+    unit = jnp.arange(h)
+    z = jnp.where(unit < min(widths), jnp.abs(jax.random.normal(values, (h,))), 0.0)
+    first, second = (jnp.sqrt(z**2 + jnp.maximum(sign * lambda_, 0.0)) for sign in (1, -1))
+    W_1 = (U[:, : min(a, h)] * first[: min(a, h)]) @ R[:, : min(a, h)].T
+    W_2 = (R[:, : min(b, h)] * second[: min(b, h)]) @ V[:, : min(b, h)].T
+    return MatrixProduct((W_1, W_2))
 
 
 def _dominated(size: Float[Array, "..."], depth: int) -> tuple[Array, Array]:

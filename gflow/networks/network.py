@@ -301,25 +301,29 @@ def with_weights(network: NetworkT, weights: tuple[Array, ...]) -> NetworkT:
     return eqx.tree_at(lambda n: n.weights, network, tuple(weights))
 
 
-def scale(network: NetworkT, alpha: Shaped[ArrayLike, ""]) -> NetworkT:
+def scale(network: NetworkT, alpha: Shaped[ArrayLike, ""] | tuple[Shaped[ArrayLike, ""], ...]) -> NetworkT:
     """The initialisation v_l(0) = α v̄_l from initial directions v̄_l.
 
-    `alpha` is one number. It multiplies every weight, so the coefficients of L layers are multiplied by α^L.
-    **Raises** ValueError for anything but one number: for several scales use `jax.vmap`.
+    `alpha` is one number, which multiplies every weight, so the coefficients of L layers are multiplied by α^L; or a
+    tuple of one number a weight, v_l(0) = α_l v̄_l. **Raises** ValueError for anything else: for several scales use
+    `jax.vmap`.
 
     ```python
     start = gflow.scale(gflow.Diagonal(([1.0, 0.5], [0.3, -0.2])), 0.01)
+    start = gflow.scale(gflow.Diagonal(([1.0, 0.5], [0.3, -0.2])), (0.1, 0.001))
     ```
     """
     if not isinstance(network, Network):
         raise ValueError(f"scale needs a network first and a number second; got {type(network).__name__}.")
-    if isinstance(alpha, str) or np.shape(alpha) != ():
+    alphas = alpha if isinstance(alpha, tuple) else (alpha,) * len(network.weights)
+    if any(isinstance(a, str) or np.shape(a) != () for a in alphas) or len(alphas) != len(network.weights):
         raise ValueError(
-            f"alpha must be one number; got {alpha!r}. For several scales: jax.vmap(lambda a: gflow.scale(network, a))."
+            f"alpha must be one number, or a tuple of one for each of the {len(network.weights)} weights; got "
+            f"{alpha!r}. For several scales: jax.vmap(lambda a: gflow.scale(network, a))."
         )
     if not all(jnp.issubdtype(v.dtype, jnp.floating) for v in network.weights):
         raise ValueError(
             "weights must be floating-point arrays; declare them as eqx.field(converter=gflow.as_weights)."
         )
-    alpha = to_float(alpha)
-    return with_weights(network, tuple(alpha.astype(v.dtype) * v for v in network.weights))
+    scales = (to_float(a).astype(v.dtype) for a, v in zip(alphas, network.weights, strict=True))
+    return with_weights(network, tuple(a * v for a, v in zip(scales, network.weights, strict=True)))

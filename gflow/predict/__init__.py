@@ -25,6 +25,8 @@ from .powers import power_limit as power_limit
 from .effective import effective as effective
 from .linear_model import linear_limit as linear_limit
 from .linear_model import linear_direction as linear_direction
+from .courses import path as path
+from .courses import TimeCourse as TimeCourse
 from .norms import minimum_norm as minimum_norm
 from .margins import maximum_margin as maximum_margin
 from .pivots import NotSeparable as NotSeparable

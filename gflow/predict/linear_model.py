@@ -23,7 +23,7 @@ def linear_limit(network: LinearTensorNetwork, problem: Regression) -> Predictio
     ```
     """
     require_served(problem, Regression)
-    B = _matrix(network)
+    B = linear_map(network)
     X, y = data(problem)
     require_full_row_rank(X @ B)
     start = np.asarray(network.weights[0], np.float64).ravel()
@@ -42,13 +42,13 @@ def linear_direction(network: LinearTensorNetwork, problem: Classification) -> P
     ```
     """
     require_served(problem, Classification)
-    B = _matrix(network)
+    B = linear_map(network)
     X, y = data(problem)
     found = maximum_margin(Classification(X @ B, y), 2)
     return dataclasses.replace(found, coefficients=B @ found.coefficients, theorem="Soudry et al. 2018, Theorem 3")
 
 
-def _matrix(network: LinearTensorNetwork) -> Float[np.ndarray, "d k"]:
+def linear_map(network: LinearTensorNetwork) -> Float[np.ndarray, "d k"]:
     """B, of which the data tensor M(x) = Bᵀx."""
     if not isinstance(network, LinearTensorNetwork) or network.depth != 1:
         raise Refusal(

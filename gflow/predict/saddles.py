@@ -14,7 +14,7 @@ A jump comes at time h Σδ. The last k minimises Σ_i t_i⁺ k_i⁺ + t_i⁻ k_
 
 import equinox as eqx
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import ArrayLike, Float
 
 from ..networks import Network
 from ..problems import Regression
@@ -36,6 +36,7 @@ class Saddles(eqx.Module):
     - `rho`: the same in the basis that decouples, shape (K + 1, m).
     - `waits`: how long the flow rests at each but the last, shape (K,), in units of h(α): log(1/α) for two layers and
       α^{2−L} for L ≥ 3, with `network` the initial directions and α their scale. Times are those of the loss Σ r²/2.
+    - `horizons`: t⁺ and t⁻ of each coordinate, shape (2, m), in the same units of time.
     - `theorem`: the source.
     - `residual`: how far the end is from the optimality conditions of min Σ t_i⁺ k_i⁺ + t_i⁻ k_i⁻ subject to Zk = y;
       where no weights of these signs fit, from those of the least-squares problem. Relative, in float64.
@@ -47,6 +48,7 @@ class Saddles(eqx.Module):
     coefficients: Float[np.ndarray, "K1 d"]
     rho: Float[np.ndarray, "K1 m"]
     waits: Float[np.ndarray, " K"]
+    horizons: Float[np.ndarray, "2 m"]
     theorem: str = eqx.field(static=True)
     residual: float
     gap: float
@@ -68,15 +70,29 @@ class Saddles(eqx.Module):
         relative for more.
 
         **Raises** ValueError unless log_alpha < 0."""
+        return self._log_unit(log_alpha) + np.log(self.times)
+
+    def penalties(self, log_times: Float[ArrayLike, " T"], log_alpha: float) -> Float[np.ndarray, "T 2 m"]:
+        """p⁺ and p⁻ of the lasso min ½‖y − Zρ‖² + Σ_i p_i⁺ρ_i⁺ + p_i⁻ρ_i⁻ that the time average of ρ at e^`log_times`
+        tends to as α → 0, as long as no coordinate has returned to zero: h(α)/t times the horizons.
+
+        ```python
+        found.penalties(path.log_times, log_alpha=-2300.0)  # for gflow.measures.lasso_residual
+        ```
+
+        Berthier 2025, for two layers.
+        """
+        return np.exp(self._log_unit(log_alpha) - np.asarray(log_times))[:, None, None] * self.horizons
+
+    def _log_unit(self, log_alpha: float) -> float:
         if not log_alpha < 0:
             raise ValueError(f"log_alpha={log_alpha:g} is no small scale; saddles need α < 1, such as log_alpha=-50.0.")
-        log_h = np.log(-log_alpha) if self.depth == 2 else (2 - self.depth) * log_alpha
-        return log_h + np.log(self.times)
+        return np.log(-log_alpha) if self.depth == 2 else (2 - self.depth) * log_alpha
 
     def averages(self, times: Float[np.ndarray, " T"]) -> Float[np.ndarray, "T d"]:
         """(1/t) ∫_0^t β of the staircase at times t > 0 in units of h(α), shape (T, d).
 
-        As long as no coordinate has left again it is the lasso with the penalty Σ t_i⁺ k_i⁺ + t_i⁻ k_i⁻ and λ = 1/t.
+        As long as no coordinate has returned to zero it is the lasso with the penalties `horizons` / t.
         """
         starts = np.concatenate([[0.0], self.times])
         ends = np.append(self.times, np.inf)
@@ -130,6 +146,7 @@ def saddles(network: Network, problem: Regression) -> Saddles:
         coefficients=rho @ np.asarray(modes.matrix()),
         rho=rho,
         waits=np.array(waits) / modes.copies,
+        horizons=np.stack([plus, minus]) / modes.copies,
         theorem=f"{source}, α → 0",
         residual=residual,
         gap=gap,

@@ -1,5 +1,7 @@
 """Two layers, one data point: where the flow ends, in closed form (Yun et al. 2021, Theorems 3 and 6)."""
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -30,12 +32,12 @@ def two_layer_limit(network: LinearTensorNetwork, problem: Regression) -> Predic
     ```
     """
     require_served(problem, Regression)
-    x, y, U_1, s, U_2, a, b = _singular_basis(network, problem, "Theorem 6")
+    x, y, U_1, s, U_2, a, b = singular_basis(network, problem, "Theorem 6")
     v_1, v_2 = (np.asarray(v, np.float64).ravel() for v in network.weights)
-    nu = _root(s, a, b, y)
+    nu = root(s, a, b, y)
     ends = (
-        U_1 @ _turned(a, b, s * nu) + (v_1 - U_1 @ a),
-        U_2 @ _turned(b, a, s * nu) + (v_2 - U_2 @ b),
+        U_1 @ turned(a, b, s * nu) + (v_1 - U_1 @ a),
+        U_2 @ turned(b, a, s * nu) + (v_2 - U_2 @ b),
     )
     beta = _coefficients(network, ends)
     return Prediction(
@@ -67,7 +69,7 @@ def two_layer_direction(network: LinearTensorNetwork, problem: Classification) -
     ```
     """
     require_served(problem, Classification)
-    x, y, U_1, s, U_2, a, b = _singular_basis(network, problem, "Theorem 3")
+    x, y, U_1, s, U_2, a, b = singular_basis(network, problem, "Theorem 3")
     reach = _reach(a, b, y)
     if not reach.holds:
         raise Refusal(f"The flow from this start never separates the data: {reach.statement} is {reach.value:.3g}.")
@@ -92,8 +94,20 @@ _TIE = 1e-12  # relative difference below which singular values count as equal: 
 _APART = "the largest singular value whose modes grow is larger than the others"
 
 
-def _singular_basis(network: LinearTensorNetwork, problem: Problem, theorem: str) -> tuple:
-    """x, y, the compact SVD U_1, s, U_2 of M(x), and the modes a = U_1ᵀv_1, b = U_2ᵀv_2 of the start."""
+class SingularBasis(NamedTuple):
+    """x and y, the compact SVD of M(x), and the modes a = U_1ᵀv_1, b = U_2ᵀv_2 of the start."""
+
+    x: np.ndarray
+    y: float
+    U_1: np.ndarray
+    s: np.ndarray
+    U_2: np.ndarray
+    a: np.ndarray
+    b: np.ndarray
+
+
+def singular_basis(network: LinearTensorNetwork, problem: Problem, theorem: str) -> SingularBasis:
+    """The singular basis of M(x) for a network of two layers and a problem of one data point, which `theorem` needs."""
     if not isinstance(network, LinearTensorNetwork):
         raise Refusal(
             f"{theorem} is for linear tensor networks; {type(network).__name__} is not multilinear in its weights. Use "
@@ -113,7 +127,7 @@ def _singular_basis(network: LinearTensorNetwork, problem: Problem, theorem: str
     # Layers that are equal or opposite stay so, and round-off must not tell them apart.
     round_off = 1e-14 * max(np.abs(a).max(initial=0.0), np.abs(b).max(initial=0.0))
     b = np.where(np.abs(np.abs(a) - np.abs(b)) <= round_off, np.copysign(a, b), b)
-    return x, y, U_1, s, U_2, a, b
+    return SingularBasis(x, y, U_1, s, U_2, a, b)
 
 
 def _coefficients(network: LinearTensorNetwork, vectors: tuple[np.ndarray, ...]) -> np.ndarray:
@@ -121,7 +135,7 @@ def _coefficients(network: LinearTensorNetwork, vectors: tuple[np.ndarray, ...])
     return np.asarray(with_weights(network, tuple(shaped)).coefficients(), np.float64)
 
 
-def _root(s: np.ndarray, a: np.ndarray, b: np.ndarray, y: float) -> float:
+def root(s: np.ndarray, a: np.ndarray, b: np.ndarray, y: float) -> float:
     """The ν with g(ν) = y."""
     reach = _reach(a, b, y)
     if not reach.holds:
@@ -132,7 +146,7 @@ def _root(s: np.ndarray, a: np.ndarray, b: np.ndarray, y: float) -> float:
 
     def excess(nu: float) -> float:
         # s_j times ½(a² + b²) sinh(2 s_j ν) + a b cosh(2 s_j ν)
-        return float(np.sum(s * _turned(a * b, (a**2 + b**2) / 2, 2 * s * nu)) - y)
+        return float(np.sum(s * turned(a * b, (a**2 + b**2) / 2, 2 * s * nu)) - y)
 
     from scipy.optimize import root_scalar  # late: it takes a quarter of a second to import
 
@@ -152,7 +166,7 @@ def _root(s: np.ndarray, a: np.ndarray, b: np.ndarray, y: float) -> float:
 _LARGEST_EXPONENT = 600.0
 
 
-def _turned(a: np.ndarray, b: np.ndarray, angle: np.ndarray) -> np.ndarray:
+def turned(a: np.ndarray, b: np.ndarray, angle: np.ndarray) -> np.ndarray:
     """a cosh(angle) + b sinh(angle); far from 0 by growing and falling parts, of which neither cancels."""
     size = np.minimum(np.abs(angle), _LARGEST_EXPONENT)
     with_sign = b * np.sign(angle)

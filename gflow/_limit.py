@@ -51,7 +51,8 @@ def limit(
     nothing is integrated. By weights the flow is integrated until the residual is small; the rest of the way is the
     minimum-norm correction Θ − Jᵀ(JJᵀ)⁺ r, exact up to O(‖r‖²). So the slow and stiff end is never integrated, and a
     saddle, where the flow is slow but the loss is not small, is never taken for the end. `error` comes from two
-    stopping points and from a second trajectory at 30 times the integrator's tolerance.
+    stopping points, from a second trajectory at 30 times the integrator's tolerance and from the round-off of the
+    outputs, which ill-conditioned data magnify.
 
     *Classification*, whose weights grow without bound: the direction of the linear coefficients. Directions converge
     like a power of s = −log L, so no finite loss gives the limit itself.

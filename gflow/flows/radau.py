@@ -1,6 +1,6 @@
 """An implicit solver for the flows of regressions, whose linear algebra is that of the data points.
 
-In θ′ = −s(τ) Jᵀρ with ρ = ∂L/∂f and J = ∂f/∂θ the stiff part is JᵀDJ, D = ∂ρ/∂f, which has the rank of the outputs:
+In θ′ = −Jᵀρ with ρ = ∂L/∂f and J = ∂f/∂θ the stiff part is JᵀDJ, D = ∂ρ/∂f, which has the rank of the outputs:
 their rates are spread over the square of the condition number of the data. The stages of a step are solved for in
 (z, ρ), displacements and residuals together, by
 
@@ -85,11 +85,11 @@ class _Iterate(NamedTuple):
 
 
 class Radau(diffrax.AbstractAdaptiveSolver):
-    """Radau IIA with five stages, of order 9, for the flows of `TimeClock` by a loss that separates into outputs.
+    """Radau IIA with seven stages, of order 13, for the flows of `TimeClock` by a loss that separates into outputs.
 
     - `rtol`, `unit`: corrections of the stages end below a tenth of rtol (unit + |θ|).
 
-    The embedded formula's error is of order h⁶ where that of the step is of order h¹⁰, so it may be as large as
+    The embedded formula's error is of order h⁸ where that of the step is of order h¹⁴, so it may be as large as
     rtol^`ESTIMATED`; it is reported in units in which that is rtol.
     """
 
@@ -135,7 +135,7 @@ ESTIMATED = 0.7  # the ratio of the orders is 0.57: steps are larger than those 
 
 
 class _Flow(eqx.Module):
-    """θ′ = −s(τ) R Jᵀρ, with R the clock's `rates`, in vectors."""
+    """θ′ = −R Jᵀρ in time, with R the clock's `rates`, in vectors."""
 
     clock: Any
     of_vector: Any

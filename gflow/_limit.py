@@ -19,10 +19,10 @@ from .dynamics import Dynamics, WeightDecay
 from .flows.beyond import limit_direction
 from .flows.clocks import ArcLengthClock, TimeClock
 from .flows.polish import can_polish
-from .flows.radau import Radau
+from .flows.radau import MOST_OUTPUTS, Radau
 from .flows.smaller import Followed, on_smaller
 from .flows.stopping import AtLogLosses, Fitted, LogLoss, Near, discrepancy_size
-from .flows.tail import minimum_norm_correction
+from .flows.tail import minimum_norm_correction, with_errors
 from .flows.weights import follow, solution
 from .measures import (
     distance,
@@ -55,7 +55,8 @@ def limit(
     nothing is integrated. By weights the flow is integrated until the residual is small; the rest of the way is the
     minimum-norm correction Θ − Jᵀ(JJᵀ)⁺ r, exact up to O(‖r‖²). So the slow and stiff end is never integrated, and a
     saddle, where the flow is slow but the loss is not small, is never taken for the end. `error` comes from two
-    stopping points and from a second trajectory at 30 times the integrator's tolerance.
+    stopping points, from a second trajectory at 30 times the integrator's tolerance and from the round-off of the
+    outputs, which ill-conditioned data magnify.
 
     *Classification*, whose weights grow without bound: the direction of the linear coefficients. Directions converge
     like a power of s = −log L, so no finite loss gives the limit itself.
@@ -249,16 +250,17 @@ def _point_of_weights(followed: Followed, options: tuple[Scalar, Weights]) -> So
     # What the flow conserves are differences of squares, of size α². Where α is so small that steps' errors hide them,
     # these decide where it goes; then so do rates that differ by as little, and the two trajectories part.
     uneven = 0.3 * jnp.array([rtol, 0.0])
+    implicit = method.solver is None and outputs.size <= MOST_OUTPUTS
 
     def trajectory(steps: tuple[Scalar, Array, Scalar]) -> tuple[Solution, Network]:
         rtol, fractions, uneven = steps
         rates = _rates(network.weights, uneven)
 
         def leg(stop: Network, fraction: Scalar) -> tuple[Network, tuple[Solution, Network]]:
-            clock, until = TimeClock(stop, problem, rates), (Near(Fitted(fraction, units), 0.1 * fraction),)
-            solver = Radau(rtol, clock.unit()) if method.solver is None else method.solver
-            run = follow(clock, until, rtol=rtol, max_steps=method.max_steps, solver=solver, adjoint=method.adjoint)
-            reached = solution(clock, until, run)
+            clock, fitted = TimeClock(stop, problem, rates), Fitted(fraction, units)
+            solver, until = (Radau(rtol, clock.unit()), Near(fitted)) if implicit else (method.solver, fitted)
+            run = follow(clock, (until,), rtol=rtol, max_steps=method.max_steps, solver=solver, adjoint=method.adjoint)
+            reached = solution(clock, (until,), run)
             corrected = minimum_norm_correction(reached.network, problem)
             end = jax.tree.map(lambda new, old: jnp.where(reached.converged, new, old), corrected, reached.network)
             return reached.network, (reached, end)
@@ -276,7 +278,10 @@ def _point_of_weights(followed: Followed, options: tuple[Scalar, Weights]) -> So
     turned = distance(*(ravel_pytree(network.weights)[0] for network in (run.network, end)))
     of_correction += turned * distance(_measured(followed, run.network), _measured(followed, end))
     of_steps = distance(_measured(followed, loose), _measured(followed, first))  # both corrected from the first stop
-    error = jnp.where(runs.converged.all(), of_correction + jnp.maximum(of_steps, _LEAST * rtol), jnp.inf)
+    rounded = with_errors(end, problem, jnp.finfo(dtype).eps * units)
+    of_round_off = jax.lax.stop_gradient(distance(_measured(followed, rounded), _measured(followed, end)))
+    error = of_correction + jnp.maximum(of_steps, _LEAST * rtol) + of_round_off
+    error = jnp.where(runs.converged.all(), error, jnp.inf)
     end, given = followed.lift(end), followed.given
     log_loss, left = given.log_loss(end(given.X)), discrepancy_size(given, end(given.X))
     proved = (error <= tolerance) & (left <= tolerance * (nothing + start))  # by the outputs of what is returned

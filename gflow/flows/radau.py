@@ -1,6 +1,6 @@
 """An implicit solver for the flows of regressions, whose linear algebra is that of the data points.
 
-In θ′ = −s(τ) Jᵀρ with ρ = ∂L/∂f and J = ∂f/∂θ the stiff part is JᵀDJ, D = ∂ρ/∂f, which has the rank of the outputs:
+In θ′ = −Jᵀρ with ρ = ∂L/∂f and J = ∂f/∂θ the stiff part is JᵀDJ, D = ∂ρ/∂f, which has the rank of the outputs:
 their rates are spread over the square of the condition number of the data. The stages of a step are solved for in
 (z, ρ), displacements and residuals together, by
 
@@ -24,9 +24,11 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, Scalar
 from numpy.polynomial import Legendre
 
+from ..networks import with_weights
 from .engine import with_complex
 
 STAGES = 7
+MOST_OUTPUTS = 128  # a step costs about so many gradients by itself; J for more would be most of its work
 
 
 def _collocation() -> tuple[np.ndarray, np.ndarray]:
@@ -36,7 +38,7 @@ def _collocation() -> tuple[np.ndarray, np.ndarray]:
     for _ in range(3):
         c = c - right(c) / right.deriv()(c)
     powers = np.arange(1, STAGES + 1)
-    return c[:, None] ** powers / powers @ np.linalg.inv(np.vander(c, increasing=True)), c
+    return c[:, None] ** powers / powers @ np.linalg.inv(np.vander(c.astype(float), increasing=True)), c
 
 
 _A, _C = _collocation()
@@ -83,11 +85,11 @@ class _Iterate(NamedTuple):
 
 
 class Radau(diffrax.AbstractAdaptiveSolver):
-    """Radau IIA with five stages, of order 9, for the flows of `TimeClock` by a loss that separates into outputs.
+    """Radau IIA with seven stages, of order 13, for the flows of `TimeClock` by a loss that separates into outputs.
 
     - `rtol`, `unit`: corrections of the stages end below a tenth of rtol (unit + |θ|).
 
-    The embedded formula's error is of order h⁶ where that of the step is of order h¹⁰, so it may be as large as
+    The embedded formula's error is of order h⁸ where that of the step is of order h¹⁴, so it may be as large as
     rtol^`ESTIMATED`; it is reported in units in which that is rtol.
     """
 
@@ -133,7 +135,7 @@ ESTIMATED = 0.7  # the ratio of the orders is 0.57: steps are larger than those 
 
 
 class _Flow(eqx.Module):
-    """θ′ = −s(τ) R Jᵀρ, with R the clock's `rates`, in vectors."""
+    """θ′ = −R Jᵀρ in time, with R the clock's `rates`, in vectors."""
 
     clock: Any
     of_vector: Any
@@ -143,16 +145,11 @@ class _Flow(eqx.Module):
         field, _, of_vector = args
         return _Flow(with_complex(field), of_vector)
 
-    def outputs(self, theta: Float[Array, " N"]) -> Float[Array, " m"]:
-        clock = self.clock
-        return eqx.tree_at(lambda n: n.weights, clock.network, self.of_vector(theta))(clock.problem.X).ravel()
-
-    def of_outputs(self, outputs: Float[Array, " m"]) -> Float[Array, " m"]:
-        problem = self.clock.problem
-        return problem.residual(outputs.reshape(problem.y.shape)).ravel()
+    def outputs(self, theta: Float[Array, " N"]) -> Float[Array, "n ..."]:
+        return with_weights(self.clock.network, self.of_vector(theta))(self.clock.problem.X)
 
     def residual(self, theta: Float[Array, " N"]) -> Float[Array, " m"]:
-        return self.of_outputs(self.outputs(theta))
+        return self.clock.problem.residual(self.outputs(theta)).ravel()
 
     def backward(self, theta: Float[Array, " N"], rho: Float[Array, " m"]) -> Float[Array, " N"]:
         return self.moving(theta, rho)[1]
@@ -160,10 +157,10 @@ class _Flow(eqx.Module):
     def moving(self, theta: Float[Array, " N"], rho: Float[Array, " m"]) -> tuple[Array, Array]:
         """The residual at θ, and R Jᵀρ for a residual of its own."""
         outputs, pull_back = jax.vjp(self.outputs, theta)
-        gradient = pull_back(rho)[0]
+        gradient = pull_back(rho.reshape(outputs.shape))[0]
         if self.clock.rates is not None:
             gradient = gradient * ravel_pytree(self.clock.rates)[0]
-        return self.of_outputs(outputs), gradient
+        return self.clock.problem.residual(outputs).ravel(), gradient
 
     def defects(self, theta: Float[Array, " N"], h: Scalar, stages: _Stages) -> _Stages:
         """By how much the equations of the stages are not met."""
@@ -186,11 +183,13 @@ class _Inverse(eqx.Module):
     @staticmethod
     def at(flow: _Flow, theta: Float[Array, " N"], h: Scalar) -> "_Inverse":
         outputs, pull_back = jax.vjp(flow.outputs, theta)
-        slopes = jax.jvp(flow.of_outputs, (outputs,), (jnp.ones_like(outputs),))[1]
+        slopes = jax.jvp(flow.clock.problem.residual, (outputs,), (jnp.ones_like(outputs),))[1].ravel()
         # A loss that is flat, or not convex, there may not be so within the step.
         root = jnp.sqrt(jnp.maximum(slopes, 1e-6 * jnp.max(jnp.abs(slopes))))
         root = jnp.where(root > 0, root, 1.0)
-        J = root[:, None] * jax.vmap(lambda e: pull_back(e)[0])(jnp.eye(outputs.size, dtype=outputs.dtype))
+        J = root[:, None] * jax.vmap(lambda e: pull_back(e.reshape(outputs.shape))[0])(
+            jnp.eye(root.size, dtype=root.dtype)
+        )
         J, root, h = jax.lax.stop_gradient((J, root, h))
         rates, vectors = jnp.linalg.eigh(J @ J.T)
         return _Inverse(J, root, jnp.maximum(rates, 0.0), vectors, h)

@@ -95,17 +95,17 @@ class Fitted(Until):
 
 
 class Near(Until):
-    """Until the data are `fitted`, and the way left to the end is at most `size` of ‖Θ‖ too.
+    """Until the data are `fitted`, and the way left to the end is a tenth of that size, in units of ‖Θ‖, too.
 
     Where data are ill-conditioned, outputs are fitted long before the weights are near their end.
     """
 
     fitted: Fitted
-    size: Scalar
 
     def met(self, weights: Weights, log_time: Scalar, network: Network, problem: Problem) -> Bool[Array, ""]:
         left = way_left(with_weights(network, weights), problem)
-        return self.fitted.met(weights, log_time, network, problem) & (left <= self.size * norm(weights))
+        near = left <= 0.1 * self.fitted.size * norm(weights)  # what is left once corrected is of second order in both
+        return near & self.fitted.met(weights, log_time, network, problem)
 
 
 class Arrived(Until):

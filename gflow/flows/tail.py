@@ -30,12 +30,25 @@ def minimum_norm_correction(network: NetworkT, problem: Problem) -> NetworkT:
 def way_left(network: Network, problem: Problem) -> Scalar:
     """‖Jᵀ(JJᵀ)⁺ δ‖, the length of the minimum-norm correction, without what no weight moves to round-off."""
     outputs, _, gram = _linearised(network, problem)
-    K = gram(jnp.eye(outputs.size, dtype=outputs.dtype))
+    rates, vectors = _moving(gram(jnp.eye(outputs.size, dtype=outputs.dtype)))
+    along = vectors.T @ problem.discrepancy(outputs).ravel()
+    return jnp.sqrt(jnp.sum(along**2 / rates))
+
+
+def with_errors(network: NetworkT, problem: Problem, errors: Array) -> NetworkT:
+    """The network with the outputs changed by at most these `errors`, in the direction of every rate at once."""
+    outputs, backward, gram = _linearised(network, problem)
+    rates, vectors = _moving(gram(jnp.eye(outputs.size, dtype=outputs.dtype)))
+    change = vectors @ (jnp.abs(vectors).T @ errors.ravel() / rates)
+    return _moved(network, backward(change.reshape(outputs.shape))[0])
+
+
+def _moving(K: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
+    """Rates λ and vectors V with K⁺ = V diag(1/λ) Vᵀ, of rows brought to unit size: λ = ∞ where it is round-off."""
     scale = _scale(K)
     rates, vectors = jnp.linalg.eigh(K / scale / scale[:, None])
-    moving = rates > len(K) * jnp.finfo(K.dtype).eps * rates[-1]
-    along = vectors.T @ (problem.discrepancy(outputs).ravel() / scale)
-    return jnp.sqrt(jnp.sum(jnp.where(moving, along**2 / jnp.where(moving, rates, 1.0), 0.0)))
+    large = rates > len(K) * jnp.finfo(K.dtype).eps * rates[-1]
+    return jnp.where(large, rates, jnp.inf), vectors / scale[:, None]
 
 
 def tail(network: NetworkT, problem: Problem, elapsed: Float[Array, " T"]) -> NetworkT:

@@ -220,15 +220,6 @@ def test_decades_for_angle_finds_the_last_crossing():
     assert measures.decades_for_angle(decades, angles, 2.0) == 2.0
 
 
-@pytest.mark.parametrize("rows", [[0, 1, 3], [0, 1, 2], [1, 2, 3]])
-def test_decades_for_angle_passes_over_rows_that_were_not_reached(rows):
-    decades, angles = jnp.array([1.0, 2.0, 3.0, 4.0]), 10.0 ** -jnp.array([0.0, 1.0, 2.0, 3.0])
-    reached = jnp.full(4, jnp.nan).at[jnp.array(rows)].set(angles[jnp.array(rows)])
-    assert jnp.allclose(measures.decades_for_angle(decades, reached, 10**-1.5), 2.5)
-    assert measures.decades_for_angle(decades, reached, 1e-4) == jnp.inf
-    assert measures.decades_for_angle(decades, jnp.full(4, jnp.nan), 1.0) == jnp.inf
-
-
 def test_the_excess_norm_of_the_optimum_is_zero(gaussian):
     best = maximum_l1_margin(gaussian)
     A = gaussian.y[:, None] * gaussian.X

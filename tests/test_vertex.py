@@ -7,9 +7,6 @@ import pytest
 from truth import maximum_l1_margin
 
 import gflow
-from gflow.dual import classification
-from gflow.dual.coordinates import Coordinates
-from gflow.dual.decoupled import decoupled
 from gflow.dual.vertex import vertex
 
 SOLVE = jax.jit(jax.vmap(lambda A: vertex(A, jnp.ones(A.shape[1]), jnp.ones(A.shape[1]))))
@@ -135,40 +132,3 @@ def test_the_vertex_of_three_layers_is_that_of_the_flow_at_a_log_loss_of_minus_1
     assert converged.all()
     assert jnp.max(angles) <= 1e-6
     assert jnp.all(angles <= errors + 1e-7)  # the tolerance of steps
-
-
-@pytest.mark.parametrize(("kind", "answered"), [("rows of very different length", 5), ("separable by 1e-8", 3)])
-def test_three_layers_are_answered_where_margins_are_small_beside_their_terms(kind, answered):
-    """Every answer is the same whatever the cap, and a stationary point."""
-    A = jnp.asarray(tables(kind)[:6])
-    weights = jnp.asarray(np.random.default_rng(4).normal(size=(6, 3, 6)))
-
-    @jax.jit
-    def limits(cap):
-        def one(lane):
-            A, weights = lane
-            network, problem = gflow.Diagonal(tuple(weights)), gflow.Classification(A, jnp.ones(4))
-            end = gflow.limit(network, problem, log_alpha=-2.3, method=gflow.Dual(cap=cap, max_steps=2048))
-            return end.converged, end.direction, end.certificate.kkt_residual
-
-        return jax.lax.map(one, (A, weights))
-
-    converged, betas, residuals = limits(1e4)
-    others, of_others, _ = limits(1e3)
-    assert converged.sum() >= answered
-    assert jnp.max(jnp.where(converged, residuals, 0.0)) <= 1e-12
-    assert jnp.max(jnp.where(converged & others, gflow.angle(betas, of_others), 0.0)) <= 1e-12
-
-
-@pytest.mark.parametrize(("rival", "settled"), [(3.0, True), (4.5, False)])
-def test_a_limit_is_settled_where_others_have_no_time_to_awake(rival, settled):
-    """ζ has 1/q left to go for coordinates of three layers: 1/q_0 for the first, and 11/q_0 for the rival, whose ζ
-    moves `rival` times as fast."""
-    network = gflow.Diagonal((jnp.zeros(2), jnp.ones(2), jnp.ones(2)))
-    A = jnp.array([[1.0, rival]])
-    modes = decoupled(network, gflow.Classification(A, jnp.ones(1))).modes
-    x = jnp.array([10.0, 10.0 + jnp.log(0.09)])
-    coordinates = Coordinates.of(jnp.stack(network.weights))
-    end, found = jax.jit(classification._settled)(coordinates, A, x, modes)
-    assert end.rho[1] == 0
-    assert found == settled

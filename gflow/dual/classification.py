@@ -6,9 +6,7 @@ with dτ = L dt the flow is ν̇ = q, ζ = Aᵀν, and each ρ_j is a function o
     ẋ = (dx/dζ) ⊙ Aᵀq(Aρ(x)).
 
 Angles are the state, so weights of e^{±2000} are ordinary numbers. For L = 2, x = x_0 + Aᵀν, and ν alone is the
-state where it is the smaller one. Elsewhere the exponents −m are state as well, at first: where margins are small
-beside their terms, as with points that all but face each other, q is not to be had from angles with errors. The clock
-is the distance that angles go, and from L < 1/e on log s with s = −log L, which never stands still.
+state where it is the smaller one. From L < 1/e on the clock is log s with s = −log L, which never stands still.
 
 *The cap.* Support vectors' margins differ by O(1) while they grow like s, so q must be read from differences far below
 round-off. Beyond s = κ it is read from margins scaled down to a smallest one of κ instead: the tie is then kept to
@@ -49,14 +47,12 @@ _LN10 = math.log(10.0)
 class _Directions(NamedTuple):
     """The flow of the angles at the losses asked for, with the cap extrapolated away. NaN where it was not reached.
 
-    `multipliers` are q/Σq; `errors` the angles by which the cap turned β; `early` are both caps' angles where −log L is
-    `enough`. The flow of inputs X from Θ is
+    `multipliers` are q/Σq; `errors` the angles by which the cap turned β. The flow of inputs X from Θ is
     that of X/c from c^{1/L} Θ: `log_unit` is log c^{1/L}, the unit in which these `coordinates` give the weights.
     """
 
     coordinates: Coordinates
     log_unit: Scalar
-    early: Float[Array, "2 m"]
     angles: Float[Array, "T m"]
     multipliers: Float[Array, "T n"]
     errors: Float[Array, " T"]
@@ -73,7 +69,6 @@ def _directions(
     cap: Scalar,
     rtol: Scalar,
     max_steps: int,
-    enough: Scalar,
 ) -> _Directions:
     """Rows at log₁₀(−log L) = `decades`; `rtol` is the absolute tolerance on angles, hence relative on every ρ_j."""
     c = exponent_of(jnp.max(jnp.abs(found.Z)))
@@ -82,7 +77,7 @@ def _directions(
     A = problem.y[:, None] * ldexp(found.Z, -c)
 
     def run(cap: Scalar) -> _Run:
-        return _run(_CappedFlow(coordinates, A, problem, cap, rtol, enough), decades, max_steps)
+        return _run(_CappedFlow(coordinates, A, problem, cap, rtol), decades, max_steps)
 
     # map, not vmap, under which both would take the steps of the slower
     runs = jax.lax.map(run, cap * jnp.array([0.1, 1.0], A.dtype))
@@ -109,7 +104,6 @@ def _directions(
     return _Directions(
         coordinates=coordinates,
         log_unit=log_unit,
-        early=runs.early,
         angles=angles,
         multipliers=shares / jnp.sum(shares, axis=-1, keepdims=True),
         errors=jnp.where(parted, by_start / 9, by_cap),
@@ -131,7 +125,7 @@ def flow(
     max_steps: int,
 ) -> Path[NetworkT]:
     """The path of e^`log_alpha` times `network`, with rows at log₁₀(−log L) = `decades`, up to thousands."""
-    rows = _directions(problem, found, decades, log_alpha, cap, rtol, max_steps, jnp.ones_like(cap))
+    rows = _directions(problem, found, decades, log_alpha, cap, rtol, max_steps)
 
     def read(x: Float[Array, " m"]) -> tuple[NetworkT, Scalar]:
         eta, log_unit = rows.coordinates.unit_eta(x)
@@ -173,7 +167,6 @@ def _log_time(log_loss: Array, depth: int, log_norm: Array) -> Array:
     return -log_loss - 2 * (jnp.log(-depth * log_loss) - log_norm)
 
 
-_ENOUGH = 1e3  # −log L up to which a deep network's exponents are followed: awake coordinates are then far from others
 READINGS = (0.5, 0.75, 1.0)  # powers of −log L at which `remaining_angle` reads the direction
 
 
@@ -198,19 +191,14 @@ def direction(
     known = jnp.array(False) if two_layers is None else two_layers.is_unique
 
     decades = jnp.log10(-log_loss) * jnp.array(READINGS, found.Z.dtype)
-    enough = jnp.where(depth == 2, 1.0, _ENOUGH).astype(cap.dtype)
-    rows = _directions(problem, found, jnp.where(known, _NOW, decades), log_alpha, cap, rtol, max_steps, enough)
+    rows = _directions(problem, found, jnp.where(known, _NOW, decades), log_alpha, cap, rtol, max_steps)
     rho, _ = jax.vmap(rows.coordinates.unit_rho)(rows.angles)
     directions = jax.vmap(found.modes.coefficients)(rho)
     turns = remaining_angle(directions) + rows.errors[-1]
     if two_layers is None:
-        end = _vertex_near(margins_of, rho[-1], depth, _ALIVE)
+        end = _vertex_near(margins_of, rho[-1], depth)
         near = angle(found.modes.coefficients(end.rho), directions[-1])
         known = end.is_unique & (rows.status == Status.converged) & (near + rows.errors[-1] <= _NEAR)
-        early, settled = jax.vmap(lambda x: _settled(rows.coordinates, margins_of, x, found.modes))(rows.early)
-        agreed = jnp.all(settled) & jnp.all((early.rho[0] != 0) == (early.rho[1] != 0))
-        end = jax.tree.map(lambda late, early: jnp.where(known, late, early[1]), end, early)
-        known |= agreed
     else:
         end = two_layers
 
@@ -255,50 +243,22 @@ def direction(
 _NEAR = 1e-3  # radians from a flow's end to a vertex with the same coordinates, at losses where all others have died
 
 
-def _vertex_near(A: Float[Array, "n m"], rho: Float[Array, " m"], depth: int, least: float) -> Vertex:
-    """The stationary vertex of min ‖ρ‖_{2/L} s.t. Aρ ≥ 1 on the coordinates that are larger in ρ than `least` of the
-    largest. There the concave objective is least among its neighbours, and its slopes are the costs of a linear
-    program."""
-    alive = jnp.abs(rho) > least * jnp.max(jnp.abs(rho))
+def _vertex_near(A: Float[Array, "n m"], rho: Float[Array, " m"], depth: int) -> Vertex:
+    """The stationary vertex of min ‖ρ‖_{2/L} s.t. Aρ ≥ 1 on the coordinates that are alive in ρ. There the concave
+    objective is least among its neighbours, and its slopes are the costs of a linear program."""
+    alive = jnp.abs(rho) > _ALIVE * jnp.max(jnp.abs(rho))
     right, left = alive & (rho > 0), alive & (rho < 0)
 
     def again(rho: Array, _: None) -> tuple[Array, Vertex]:
         size = jnp.abs(rho) / jnp.max(jnp.abs(rho))
         costs = jnp.where(size > 0, size, 1.0) ** (2 / depth - 1)
-        alive = size > 0
-        found = vertex(A, jnp.where(right & alive, costs, jnp.inf), jnp.where(left & alive, costs, jnp.inf))
+        found = vertex(A, jnp.where(right, costs, jnp.inf), jnp.where(left, costs, jnp.inf))
         return found.rho, found
 
-    first, last = (jax.tree.map(lambda v, i=i: v[i], jax.lax.scan(again, rho, length=2)[1]) for i in (0, 1))
-    return last._replace(is_unique=last.is_unique & jnp.all((first.rho != 0) == (last.rho != 0)))
+    found = jax.tree.map(lambda v: v[-1], jax.lax.scan(again, rho, length=2)[1])
+    return found._replace(is_unique=found.is_unique & jnp.all((found.rho != 0) == alive))
 
 
-def _settled(
-    coordinates: Coordinates, A: Float[Array, "n m"], x: Float[Array, " m"], modes: Any
-) -> tuple[Vertex, Bool[Array, ""]]:
-    """The vertex near angles x, and whether it is the limit because no other coordinate has the time to awake.
-
-    Coordinates that grow for ever do so in a finite ζ: those of the vertex have Δζ_j left, and Δζ = AᵀΔν there says
-    how far ν and the ζ of all others still move. For these it must be less than a third of what they need.
-    """
-    rho, _ = coordinates.unit_rho(x)
-    end = _vertex_near(A, rho, coordinates.depth, _NOT_DEAD)
-    alive = end.rho != 0
-    from_here = eqx.tree_at(lambda c: c.start, coordinates, x)
-    far = jnp.abs(x) + jnp.maximum(coordinates.log_b[-1], 0.0) + 100.0
-    right, left = from_here.zeta(far), -from_here.zeta(-far)
-    on_its_way = jnp.where(end.rho > 0, right, -left)
-    shared = jnp.where(alive, end.shares[:, None] * A, 0.0)
-    times = jnp.linalg.lstsq(shared.T, jnp.where(alive, on_its_way, 0.0))[0]
-    moved = jnp.abs((times * end.shares) @ A)
-    room = jnp.minimum(jnp.where(coordinates.side < 0, jnp.inf, right), jnp.where(coordinates.side > 0, jnp.inf, left))
-    asleep = alive | coordinates.frozen | (3 * moved < room)
-    forward = jnp.all(times * end.shares >= -1e-3 * jnp.max(jnp.abs(times * end.shares)))
-    near = angle(modes.coefficients(end.rho), modes.coefficients(rho)) <= _NEAR
-    return end, end.is_unique & jnp.all(asleep) & forward & near & (coordinates.depth > 2)
-
-
-_NOT_DEAD = 1e-9  # ρ_j, relative: less is no part of a limit within `_NEAR` of which the flow is
 _ALIVE = 1e-20  # ρ_j, relative: what does not grow is smaller at the losses that are reached
 
 
@@ -310,122 +270,67 @@ class _CappedFlow(eqx.Module):
     problem: Classification
     cap: Scalar
     tolerance: Scalar  # on the angles
-    enough: Scalar  # −log L from which on log s is the clock
 
     @property
     def nu_is_state(self) -> bool:
-        """Whether ν is the state; otherwise the angles and the exponents −m are. Those keep ties of margins that are
-        small beside their terms: as functions of the angles they would show the errors of these, enlarged."""
+        """Whether ν is the state; otherwise the angles are."""
         n, m = self.A.shape
         return self.coordinates.depth == 2 and n < m
 
     @property
-    def is_exponent(self) -> Bool[Array, " N"]:
-        """Which entries of the state are exponents."""
-        n, m = self.A.shape
-        return jnp.arange(n if self.nu_is_state else m + n) >= (n if self.nu_is_state else m)
-
-    @property
-    def log_unit(self) -> Scalar:
-        """Of the exponents −m_i as state."""
-        return jax.nn.relu(self.coordinates.unit_rho(self.coordinates.start)[1] - _LARGE)
-
-    @property
     def start(self) -> Array:
-        if self.nu_is_state:
-            return jnp.zeros(len(self.A), self.A.dtype)
-        rho, R = self.coordinates.unit_rho(self.coordinates.start)
-        return jnp.append(self.coordinates.start, -jnp.exp(R - self.log_unit) * (self.A @ rho))
+        return jnp.zeros(len(self.A), self.A.dtype) if self.nu_is_state else self.coordinates.start
 
     def angles(self, state: Array) -> Float[Array, " m"]:
-        return self.coordinates.start + self.A.T @ state if self.nu_is_state else state[: self.A.shape[1]]
-
-    def exponents(self, state: Array) -> tuple[Float[Array, " n"], Scalar]:
-        """−m and the logarithm of its unit."""
-        if not self.nu_is_state:
-            return state[self.A.shape[1] :], self.log_unit
-        rho, R = self.coordinates.unit_rho(self.angles(state))
-        return -(self.A @ rho), R
+        return self.coordinates.start + self.A.T @ state if self.nu_is_state else state
 
     def _log_loss(self, margins: Float[Array, " n"]) -> Scalar:
         return self.problem.log_loss(self.problem.y * margins)
 
-    def log_shrink(self, state: Array) -> Scalar:
-        """The logarithm of what margins are divided by, which is 1 unless the smallest is beyond ±κ."""
-        exponents, log_unit = self.exponents(state)
-        least = jnp.abs(jnp.max(exponents))
-        return jnp.where(least > 0, jax.nn.relu(log_unit + jnp.log(jnp.where(least > 0, least, 1.0) / self.cap)), 0.0)
+    def capped_margins(self, state: Array) -> tuple[Float[Array, " n"], Scalar]:
+        """k e^{−R} m and log k, where k = 1 unless that would make the smallest margin exceed ±κ."""
+        rho, R = self.coordinates.unit_rho(self.angles(state))
+        m = self.A @ rho
+        least = jnp.abs(jnp.min(m))
+        log_largest = jnp.log(self.cap) - jnp.log(jnp.where(least > 0, least, 1.0))
+        log_k = jnp.where(least > 0, jnp.minimum(R, log_largest), R)
+        return jnp.exp(log_k) * m, R - log_k
 
     def log_s(self, state: Array) -> Scalar:
         """log(−log L); NaN where L > 1."""
-        return self.log_shrink(state) + jnp.log(-self.log_loss(state))
-
-    def log_loss(self, state: Array) -> Scalar:
-        """log L, divided as margins are."""
-        log_shrink, (exponents, log_unit) = self.log_shrink(state), self.exponents(state)
-        return self._log_loss(-jnp.exp(log_unit - log_shrink) * exponents)
-
-    def shrunk_margins(self, state: Array, log_shrink: Scalar) -> Float[Array, " n"]:
-        rho, R = self.coordinates.unit_rho(self.angles(state))
-        return jnp.exp(R - log_shrink) * (self.A @ rho)
-
-    def share_of(self, log_s: Scalar, state: Array) -> Scalar:
-        """−log L as a share of e^`log_s`, by margins that are divided by what they are where it is 1."""
-        log_shrink = jax.nn.relu(log_s - jnp.log(self.cap))
-        return -jnp.exp(log_shrink - log_s) * self._log_loss(self.shrunk_margins(state, log_shrink))
+        margins, log_shrink = self.capped_margins(state)
+        return log_shrink + jnp.log(-self._log_loss(margins))
 
     def loss_is_small(self, state: Array) -> Scalar:
-        """Positive where −log L > `enough`, by more than round-off makes of the terms of the margins."""
-        log_shrink, (exponents, log_unit) = self.log_shrink(state), self.exponents(state)
-        if self.nu_is_state:
-            eps = float(jnp.finfo(exponents.dtype).eps)
-            rho, _ = self.coordinates.unit_rho(self.angles(state))
-            exponents = exponents + 4 * len(rho) * eps * (jnp.abs(self.A) @ jnp.abs(rho))
-        log_loss = self._log_loss(-jnp.exp(log_unit - log_shrink) * exponents)
-        return -jnp.exp(jnp.minimum(log_shrink, 100.0)) * log_loss - self.enough
-
-    def shares(self, state: Array) -> Float[Array, " n"]:
-        """q/Σq, by the exponents."""
-        log_shrink, (exponents, log_unit) = self.log_shrink(state), self.exponents(state)
-        return self._shares(-jnp.exp(log_unit - log_shrink) * exponents)
-
-    def multipliers(self, state: Array, log_s: Scalar) -> Float[Array, " n"]:
-        """q/Σq, by margins that are divided by what they are where −log L is e^`log_s`."""
-        return self._shares(self.shrunk_margins(state, jax.nn.relu(log_s - jnp.log(self.cap))))
-
-    def _shares(self, margins: Float[Array, " n"]) -> Float[Array, " n"]:
-        q = -jax.grad(self._log_loss)(margins)
-        return q / jnp.sum(q)
+        """Positive where −log L > 1, by more than errors in the angles make of the terms of the margins."""
+        margins, log_shrink = self.capped_margins(state)
+        rho, R = self.coordinates.unit_rho(self.angles(state))
+        error = 100 * self.coordinates.depth * self.tolerance * jnp.max(jnp.abs(self.A) @ jnp.abs(rho))
+        error = error * jnp.exp(R - log_shrink)
+        return jnp.exp(jnp.minimum(log_shrink, 100.0)) * (-self._log_loss(margins) - error) - 1.0
 
     def is_stuck(self, state: Array) -> Bool[Array, ""]:
         """Whether Aᵀq all but vanishes, relative to its terms: the flow rests, or is too slow to arrive."""
-        q = self.shares(state)
+        q = self.multipliers(state)
         return jnp.linalg.norm(self.A.T @ q) < STUCK * jnp.sum(q * jnp.linalg.norm(self.A, axis=1))
 
-    def velocity(self, state: Array, q: Float[Array, " n"], log_fastest: Array) -> tuple[Array, Scalar]:
-        """The state's derivative in some clock, where log dx/dζ is held below `log_fastest`; and about the speed of
-        the fastest of the angles that are not balanced."""
-        pull = self.A.T @ q
-        size = jnp.max(jnp.abs(jax.lax.stop_gradient(pull)))
-        size = jnp.where(size > 0, size, 1.0)
-        q, pull, x = q / size, pull / size, self.angles(state)
-        log_rate = jnp.minimum(-self.coordinates.log_zeta_slope(x), log_fastest)
-        rate = jnp.exp(log_rate - jnp.max(log_rate))
-        # A coordinate that is balanced is fast, and its pull small: in squares errors of it do not show.
-        speed = rate @ pull**2 / jnp.sqrt(jnp.sum(pull**2))
+    def multipliers(self, state: Array) -> Float[Array, " n"]:
+        q = -jax.grad(self._log_loss)(self.capped_margins(state)[0])
+        return q / jnp.sum(q)
+
+    def velocity(self, state: Array, log_fastest: Array | float = jnp.inf) -> Array:
+        """The state's derivative in a clock in which no angle moves faster than 1, where log dx/dζ is held below
+        `log_fastest`."""
+        q = self.multipliers(state) / jnp.max(jnp.linalg.norm(self.A, axis=1))
         if self.nu_is_state:
-            return q, speed
-        grown = jnp.exp(self.coordinates.log_rho_slope(x) - self.log_unit) * rate * pull
-        return jnp.append(rate * pull, -(self.A @ grown)), speed
-
-
-_LARGE = 100.0  # log ρ at the start, from where on exponents have a unit: e^600 times as large they still are numbers
+            return q
+        log_rate = jnp.minimum(-self.coordinates.log_zeta_slope(state), log_fastest)
+        return jnp.exp(log_rate - jnp.max(log_rate)) * (self.A.T @ q)
 
 
 class _Run(NamedTuple):
-    """One cap's run: `angles` and `multipliers` have a row for every decade; `early` are the angles before."""
+    """One cap's run: `angles` and `multipliers` have a row for every decade."""
 
-    early: Float[Array, " m"]
     angles: Float[Array, "T m"]
     multipliers: Float[Array, "T n"]
     status: Status
@@ -434,8 +339,7 @@ class _Run(NamedTuple):
 
 
 class _Clocked(eqx.Module):
-    """The flow in a clock in which the fastest angle has the speed 1, while points are misclassified, or in the clock
-    log s. There −log L is led back to e^τ: what a step's error makes of the ties of small margins does not last.
+    """The flow in a clock in which no angle moves faster than 1, while points are misclassified, or in the clock log s.
 
     With three layers and more the coordinates that are awake move α^{2−L} times as fast as those asleep. They balance
     each other meanwhile, and do so as well where they move only `_AWAKE` κ times as fast as at the start: it shifts the
@@ -449,12 +353,12 @@ class _Clocked(eqx.Module):
         flow, coordinates = self.flow, self.flow.coordinates
         asleep = jnp.minimum(*(coordinates.log_zeta_slope(x) for x in (coordinates.start, 0 * coordinates.start)))
         log_fastest = math.log(_AWAKE) + jnp.log(flow.cap) - asleep
-        log_fastest = jnp.where(self.falling | (flow.log_loss(state) < -1.0), jnp.inf, log_fastest)
-        q = jnp.where(self.falling, flow.multipliers(state, tau), flow.shares(state))
-        velocity, speed = flow.velocity(state, q, log_fastest)
-        share, change = jax.jvp(lambda state: flow.share_of(tau, state), (state,), (velocity,))
-        velocity = jnp.where(self.falling & flow.is_exponent, 0.0, velocity)
-        return velocity * jnp.where(self.falling, jnp.maximum(2 - share, 0.1) / change, 1 / speed)
+        velocity = flow.velocity(state, jnp.where(self.falling, jnp.inf, log_fastest))
+
+        def rate(state: Array, velocity: Array) -> Scalar:
+            return jax.jvp(flow.log_s, (state,), (velocity,))[1]
+
+        return velocity / jax.lax.cond(self.falling, rate, lambda *_: jnp.ones((), state.dtype), state, velocity)
 
 
 _AWAKE = 1e4  # with κ = 1e4 rates of 1e8, of which float64 leaves eight digits
@@ -490,7 +394,6 @@ def _run(flow: _CappedFlow, decades: Float[Array, " T"], max_steps: int) -> _Run
     dtype = flow.A.dtype
     eps = float(jnp.finfo(dtype).eps)
     relative = jnp.maximum(450 * eps * flow.cap, eps)  # round-off in the angles moves q by κ times as much
-    relative = jnp.where(flow.is_exponent, flow.tolerance, relative)
     solver = diffrax.Kvaerno5(
         # Full Newton: with the tie of margins a chord iteration takes ten times the steps. It stops at a change ten
         # times the tolerance, since the next would be its square; much less would be round-off on long steps.
@@ -530,10 +433,8 @@ def _run(flow: _CappedFlow, decades: Float[Array, " T"], max_steps: int) -> _Run
     kept, states = second.rows.kept, second.rows.states
 
     def read(state: Array, decade: Scalar, kept: Bool[Array, ""]) -> tuple[Array, Array]:
-        share = flow.share_of(decade * _LN10, state)
-        reached = kept & (decade * _LN10 >= log_s) & (jnp.abs(share - 1) < 0.01)
-        q = flow.multipliers(state, decade * _LN10)
-        return jax.tree.map(lambda v: jnp.where(reached, v, jnp.nan), (flow.angles(state), q))
+        reached = kept & (decade * _LN10 >= log_s) & (flow.loss_is_small(state) > -1e-3)
+        return jax.tree.map(lambda v: jnp.where(reached, v, jnp.nan), (flow.angles(state), flow.multipliers(state)))
 
     angles, multipliers = jax.vmap(read)(states, decades, kept)
     out_of_steps = (first.result == diffrax.RESULTS.max_steps_reached) | (
@@ -543,7 +444,6 @@ def _run(flow: _CappedFlow, decades: Float[Array, " T"], max_steps: int) -> _Run
     ended = (first.result == diffrax.RESULTS.successful) | (first.result == diffrax.RESULTS.event_occurred)
     in_vain = ended & ~small_from_the_start & ~(flow.loss_is_small(state) > -1e-3)
     return _Run(
-        early=jnp.where(flow.loss_is_small(state) > -1e-3, flow.angles(state), jnp.nan),
         angles=angles,
         multipliers=multipliers,
         status=first_of(
@@ -557,4 +457,4 @@ def _run(flow: _CappedFlow, decades: Float[Array, " T"], max_steps: int) -> _Run
 
 
 _NOW = -300.0  # of log₁₀(−log L): a loss so near to 1 has been passed at the start, and nothing is integrated
-_LONGEST_WAIT = 1e6  # of the bounded clock, in which angles move at about 1
+_LONGEST_WAIT = 1e12  # of the bounded clock, in which coordinates that are asleep move at 1e-8 or faster

@@ -19,7 +19,12 @@ Weights = tuple[Array, ...]
 
 
 class Dynamics(eqx.Module):
-    """A flow other than dv_l/dt = −∂L/∂v_l: `gflow.WeightDecay`, `gflow.Momentum` or `gflow.SharpnessAware`."""
+    """A flow other than dv_l/dt = −∂L/∂v_l: `gflow.WeightDecay`, `gflow.Momentum` or `gflow.SharpnessAware`.
+
+    ```python
+    end = gflow.limit(start, problem, dynamics=gflow.Momentum(0.1))
+    ```
+    """
 
     @abc.abstractmethod
     def clock(self, network: Network, problem: Problem) -> Clock:

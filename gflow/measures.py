@@ -278,6 +278,10 @@ def lasso_residual(
     `penalties` are p⁺ and p⁻. With u = Xᵀ(y − Xβ) and x_j the columns of X, the largest
     |‖x_j‖²β_j − [‖x_j‖²β_j + u_j shrunk by p_j]|, which is |u_j ∓ p_j| where β_j is well off zero, the excess of u_j
     over its bounds where it is zero, and changes smoothly between.
+
+    ```python
+    gflow.measures.lasso_residual(problem.X, problem.y, end.coefficients, jnp.full((2, 2), 0.1))
+    ```
     """
     X, y, beta, (up, down) = jnp.asarray(X), jnp.asarray(y), jnp.asarray(beta), jnp.asarray(penalties)
     here = jnp.sum(X**2, axis=0) * beta

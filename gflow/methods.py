@@ -192,7 +192,7 @@ class RandomBatches(eqx.Module):
     """At every step of a descent `size` data points, drawn anew without repeats by `key` and the step's number.
 
     ```python
-    run = gflow.descend(start, problem, optax.sgd(1e-2), steps=[10_000], batches=gflow.RandomBatches(key, 1))
+    run = gflow.descend(start, problem, optax.sgd(1e-2), steps=jnp.array([10_000]), batches=gflow.RandomBatches(key, 1))
     ```
     """
 

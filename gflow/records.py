@@ -188,6 +188,11 @@ class Effective(eqx.Module, Generic[NetworkT]):
     - `network`: the start as a network, as far as weights can hold it: w_−/w_+ below round-off is 0 there.
     - `last`: the largest γ|g_j| of the last step. The rest of the descent would move log |w_±| by about its square.
     - `off`: the largest share of an update that was not along the gradient: round-off, or the start is void.
+
+    ```python
+    run = gflow.descend(start, problem, optax.sgd(0.3), steps=jnp.array([10_000]), effective=True)
+    run.effective.log_sizes
+    ```
     """
 
     log_sizes: Float[Array, "*lanes 2 m"]

@@ -42,6 +42,11 @@ class TimeCourse(eqx.Module):
     - `residual`: how far the returned values are from an equation that they were not computed from, relative, in
       float64.
     - `hypotheses`: what is assumed, with the numbers found.
+
+    ```python
+    course = gflow.predict.path(gflow.Diagonal((jnp.array([1.0, 0.5]),)), problem, jnp.linspace(0.0, 3.0, 30))
+    course.coefficients, course.residual
+    ```
     """
 
     times: Times

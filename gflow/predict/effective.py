@@ -44,7 +44,7 @@ def effective(run: Path, problem: Regression) -> Prediction:
     RuntimeError if no answer is certified by a relative duality gap and a residual of 1e-8.
 
     ```python
-    run = gflow.descend(start, problem, optax.sgd(0.3), steps=[10_000], effective=True)
+    run = gflow.descend(start, problem, optax.sgd(0.3), steps=jnp.array([10_000]), effective=True)
     gflow.compare(run.end, gflow.predict.effective(run, problem))
     ```
 

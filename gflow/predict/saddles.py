@@ -43,6 +43,11 @@ class Saddles(eqx.Module):
     - `gap`: the relative duality gap of that minimum; NaN where no weights fit.
     - `hypotheses`: how far from a tie each choice was made.
     - `depth`: L.
+
+    ```python
+    found = gflow.predict.saddles(network, problem)
+    found.coefficients, found.waits
+    ```
     """
 
     coefficients: Float[np.ndarray, "K1 d"]
@@ -116,7 +121,7 @@ def saddles(network: Network, problem: Regression) -> Saddles:
     leaves its KKT conditions by more than 1e-9.
 
     ```python
-    found = gflow.predict.saddles(gflow.Diagonal((jnp.ones(4), jnp.zeros(4))), problem)
+    found = gflow.predict.saddles(gflow.Diagonal((jnp.ones(2), jnp.zeros(2))), problem)
     found.coefficients, found.log_times(log_alpha=-2300.0)
     ```
 

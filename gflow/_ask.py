@@ -117,13 +117,15 @@ def dual_form(network: Network, problem: Problem, method: Method, *, path: bool 
     return found
 
 
-def dynamics(value: Any) -> None:
-    """**Raises** ValueError for what is no dynamics."""
+def dynamics(value: Any, dtype: Any) -> Dynamics:
+    """The dynamics with all numbers in the weights' dtype. **Raises** ValueError for what is none."""
     if not isinstance(value, Dynamics):
         raise ValueError(
             "dynamics must be gflow.WeightDecay(…), gflow.Momentum(…) or gflow.SharpnessAware(…); pass none for "
             f"gradient flow; got {value!r}."
         )
+    # Not weakly typed, as a Python float is: two calls that differ in that would be two programs.
+    return jax.tree.map(lambda v: v.astype(dtype) if eqx.is_inexact_array(v) else v, value)
 
 
 def default_tolerance(dtype: Any, double: float, single: float) -> float:

@@ -90,7 +90,7 @@ def flow(
 def _with_dynamics(
     network: Any, problem: Problem, log_alpha: Scalar, save: Save, rules: tuple, method: Method, dynamics: Any
 ) -> Path:
-    _ask.dynamics(dynamics)
+    dynamics = _ask.dynamics(dynamics, log_alpha.dtype)
     _ask.dual_form(network, problem, Weights() if isinstance(method, Auto) else method)  # a method it must be
     if isinstance(method, Dual) or isinstance(save, Decades) or any(isinstance(rule, Turning) for rule in rules):
         raise ValueError(

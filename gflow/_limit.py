@@ -126,6 +126,7 @@ def limit(
     tolerance = to_scalar("tolerance", tolerance).astype(dtype)
     require_precision("tolerance", tolerance, dtype, epsilons=5e3)
     if dynamics is not None:
+        dynamics = _ask.dynamics(dynamics, dtype)
         _check_dynamics(network, problem, dynamics, method)
         options = method if isinstance(method, Dual) else Dual()
         return _by_dynamics(network, problem, log_alpha, tolerance, options, dynamics)
@@ -146,7 +147,6 @@ def _require_discrepancy(network: Network, problem: Problem) -> None:
 
 
 def _check_dynamics(network: Network, problem: Problem, dynamics: Any, method: Method) -> None:
-    _ask.dynamics(dynamics)
     found = _ask.dual_form(network, problem, method)
     if found is None or not isinstance(problem, Regression):
         raise ValueError(

@@ -7,13 +7,13 @@ the product ρ can have (AM–GM). With p = λ/copies, g = Zᵀ(Zρ − y) and s
     L ≥ 3:  a stationary point, g_j + p sign(ρ_j) |ρ_j|^{2/L−1} = 0 where ρ_j ≠ 0: the flow tells which.
 """
 
+import math
 from typing import Any, NamedTuple, TypeVar
 
 import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, Bool, Float, Int, Scalar
 
 from ..flows.engine import Integration, integrate
@@ -28,10 +28,12 @@ NetworkT = TypeVar("NetworkT", bound=Network)
 
 
 class _End(NamedTuple):
-    """ρ with layers η of equal size; a bound on its relative error; the status if all that is proved."""
+    """Layers η of equal size; bounds on the relative error of ρ, by round-off and for each unit of the KKT residual;
+    the status if that is proved."""
 
     eta: Float[Array, "L m"]
     error: Scalar
+    sensitivity: Scalar
     status: Status
     steps: Int[Array, ""]
     rejected_steps: Int[Array, ""]
@@ -46,7 +48,7 @@ def limit(
     options: Options,
 ) -> Solution[NetworkT]:
     """The end of the flow v̇_l = −∂L/∂v_l − `rate` v_l from e^`log_alpha` times `network`, for squares."""
-    penalty, (tolerance, rtol, max_steps) = rate.astype(log_alpha.dtype) / found.modes.copies, options
+    penalty, (tolerance, rtol, max_steps) = rate / found.modes.copies, options
     if len(found.eta) == 2:
         end = _lasso(found, problem.y, Coordinates.of(found.eta, log_alpha), penalty, max_steps or 200)
     else:
@@ -57,7 +59,7 @@ def limit(
     residual = kkt_residual(found.Z, problem.y, modes.rho(), len(found.eta), penalty, _signs(found.eta))
     outputs = last(problem.X)
     log_loss = problem.log_loss(outputs)
-    error = jnp.maximum(end.error, residual)
+    error = end.error + jnp.maximum(end.sensitivity, 1.0) * residual
     return Solution(
         network=last,
         log_scale=jnp.zeros_like(log_loss),
@@ -110,13 +112,16 @@ def _lasso(found: Decoupled, y: Array, start: Coordinates, penalty: Scalar, max_
     inner = _interior_point(*jax.lax.stop_gradient((Z, y, penalty)), may, max_steps)
     sign = jnp.where(inner.rho[0] > inner.rho[1], 1.0, -1.0)
     size, slack = jnp.max(inner.rho, axis=0), jnp.min(inner.slack, axis=0)
-    # Complementary: one of the two is round-off, each in its own unit.
-    alive = size / jnp.maximum(jnp.max(size), jnp.finfo(Z.dtype).tiny) > slack / penalty
-    rho, condition = _on_support(Z, y, penalty, jax.lax.stop_gradient(jnp.where(alive, sign * size, 0.0)))
+    # Complementary: one of the two is round-off, each in its own unit. Where all sizes are, ‖ρ‖_1 ≤ ‖y‖²/2p gives it.
+    unit = jnp.maximum(jnp.max(size), math.sqrt(float(jnp.finfo(Z.dtype).eps)) * jnp.sum(y**2) / penalty)
+    alive = size > jax.lax.stop_gradient(unit) * slack / penalty
+    rho, condition, least = _on_support(Z, y, penalty, jax.lax.stop_gradient(jnp.where(alive, sign * size, 0.0)))
     rho = jnp.where(rho * sign > 0, rho, 0.0)
+    largest = jnp.linalg.norm(rho)
     return _End(
         eta=start.equal_layers(rho),
         error=10 * condition * jnp.finfo(Z.dtype).eps,
+        sensitivity=penalty * math.sqrt(y.size) / jnp.where(largest > 0, least * largest, jnp.inf),
         status=Status.where(inner.done, Status.converged, Status.step_limit),
         steps=inner.steps,
         rejected_steps=jnp.zeros_like(inner.steps),
@@ -137,7 +142,6 @@ def _interior_point(Z: Array, y: Array, p: Scalar, may: Bool[Array, "2 m"], max_
     """The lasso by a primal-dual interior-point method: Newton's on ρ_± slack_± = t, μ = y − Zρ, in n unknowns."""
     eps = float(jnp.finfo(Z.dtype).eps)
     energy = jnp.sum(y**2)
-    signs = jnp.array([[1.0], [-1.0]], Z.dtype)
 
     def difference(parts: Array) -> Array:
         return parts[0] - parts[1]
@@ -149,18 +153,23 @@ def _interior_point(Z: Array, y: Array, p: Scalar, may: Bool[Array, "2 m"], max_
         ratio = jnp.where(may, at.rho / at.slack, 0.0)
         misfit = y - Z @ difference(at.rho) - at.mu
         matrix = jnp.eye(y.size, dtype=y.dtype) + (Z * jnp.sum(ratio, axis=0)) @ Z.T
-        dmu = cho_solve(cho_factor(matrix), misfit - Z @ difference(missing))
-        dslack = -signs * (dmu @ Z)
+        dmu = jnp.linalg.solve(matrix, misfit - Z @ difference(missing))  # near the end no longer positive definite
+        dslack = jnp.stack([-(dmu @ Z), dmu @ Z])
         drho = missing - ratio * dslack
         falls = jnp.stack([jnp.where(may, -drho / at.rho, 0.0), jnp.where(may, -dslack / at.slack, 0.0)])
         length = jnp.minimum(1.0, 0.99 / jnp.maximum(jnp.max(falls), eps))
         new = (at.rho + length * drho, at.mu + length * dmu)
         slack = jnp.where(may, at.slack + length * dslack, p)
         gap = jnp.sum(jnp.where(may, new[0] * slack, 0.0))
-        return _Interior(*new, slack, at.steps + 1, gap <= 10 * eps * energy * eps**0.25)
+        size = jnp.maximum(p * jnp.sum(new[0]), math.sqrt(eps) * energy)  # of what is minimised, where λ is small
+        new = _Interior(*new, slack, at.steps + 1, gap <= 10 * eps * size)
+        # Where round-off lets no step be made any more the last one was the end, if the gap then was small.
+        stays = at._replace(steps=at.steps + 1, done=jnp.sum(products) <= 100 * eps * energy)
+        stuck = ~(jnp.isfinite(gap) & (length > _STUCK))
+        return jax.tree.map(lambda old, new: jnp.where(stuck, old, new), stays, new)
 
     def unfinished(at: _Interior) -> Bool[Array, ""]:
-        return ~at.done & (at.steps < max_steps) & jnp.isfinite(at.mu).all()
+        return ~at.done & (at.steps < max_steps)
 
     first = jnp.where(may, jnp.maximum(energy, jnp.finfo(Z.dtype).tiny) / (2 * may[0].size * p), 0.0)
     slack = jnp.full_like(first, 1.0) * p
@@ -168,9 +177,12 @@ def _interior_point(Z: Array, y: Array, p: Scalar, may: Bool[Array, "2 m"], max_
     return jax.lax.while_loop(unfinished, step, start)
 
 
-def _on_support(Z: Array, y: Array, penalty: Scalar, near: Float[Array, " m"]) -> tuple[Array, Scalar]:
-    """The solution of g_j + p sign(ρ_j) = 0 on the support and with the signs of `near`, and its condition number; at
-    most n entries, the largest, or the matrix is singular."""
+_STUCK = 1e-3  # of a step, that keeps ρ and the slacks positive
+
+
+def _on_support(Z: Array, y: Array, penalty: Scalar, near: Float[Array, " m"]) -> tuple[Array, Scalar, Scalar]:
+    """The solution of g_j + p sign(ρ_j) = 0 on the support and with the signs of `near`, at most n entries, or the
+    matrix is singular; its condition number and smallest eigenvalue."""
     n, m = Z.shape
     size, columns = jax.lax.top_k(jnp.abs(near), min(n, m))
     alive = size > 0
@@ -179,15 +191,16 @@ def _on_support(Z: Array, y: Array, penalty: Scalar, near: Float[Array, " m"]) -
     right = B.T @ y - jnp.where(alive, penalty * jnp.sign(near[columns]), 0.0)
     values = jnp.linalg.solve(gram, right)
     too_many = jnp.sum(near != 0) > alive.size
-    condition = jnp.where(too_many, jnp.inf, _condition(jax.lax.stop_gradient(gram), alive))
-    return jnp.zeros_like(near).at[columns].set(jnp.where(alive, values, 0.0)), condition
+    condition, least = _condition(jax.lax.stop_gradient(gram), alive)
+    condition = jnp.where(too_many, jnp.inf, condition)
+    return jnp.zeros_like(near).at[columns].set(jnp.where(alive, values, 0.0)), condition, least
 
 
-def _condition(H: Array, alive: Array) -> Scalar:
-    """That of the part of a symmetric matrix that is alive; ∞ unless it is positive definite."""
+def _condition(H: Array, alive: Array) -> tuple[Scalar, Scalar]:
+    """Of the part of a symmetric matrix that is alive: ∞ unless it is positive definite; its smallest eigenvalue."""
     unit = jnp.where(alive.any(), jnp.max(jnp.where(alive, jnp.diagonal(H), -jnp.inf)), 1.0)
-    values = jnp.linalg.eigvalsh(jnp.where(alive[:, None] & alive, H, jnp.eye(len(H)) * unit))
-    return jnp.where(values[0] > 0, values[-1] / values[0], jnp.inf)
+    values = jnp.linalg.eigvalsh(jnp.where(alive[:, None] & alive, H, jnp.eye(len(H), dtype=H.dtype) * unit))
+    return jnp.where(values[0] > 0, values[-1] / values[0], jnp.inf), values[0]
 
 
 # Three layers or more
@@ -260,6 +273,7 @@ def _stationary(found: Decoupled, y: Array, log_alpha: Scalar, penalty: Scalar, 
     return _End(
         eta=jnp.where(rho == 0, 0.0, jnp.sign(run.state) * jnp.abs(rho) ** (1 / L)),
         error=error + same,
+        sensitivity=jnp.zeros_like(error),
         status=Status.where(run.result == diffrax.RESULTS.event_occurred, Status.converged, status_of(run.result)),
         steps=run.steps,
         rejected_steps=run.rejected_steps,
@@ -286,7 +300,7 @@ def _solved(Z: Array, y: Array, penalty: Scalar, L: int, near: Float[Array, " m"
 
     size = jnp.where(alive, size, 1.0)
     size, moved = jax.lax.scan(step, size, None, length=5)
-    condition = _condition(hessian(size), alive)
+    condition, _ = _condition(hessian(size), alive)
     nearby = (moved[0] <= _NEARBY) & (jnp.sum(near != 0) <= alive.size) & jnp.isfinite(condition)
     error = jnp.where(nearby, moved[-1] + 10 * condition * jnp.finfo(Z.dtype).eps, jnp.inf)
     return jnp.zeros_like(near).at[columns].set(jnp.where(alive, sign * size, 0.0)), error

@@ -24,7 +24,6 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Scalar
 
 from ..flows.engine import Integration, Run, integrate
@@ -189,7 +188,9 @@ def _grown(coordinates: Coordinates, c: Float[Array, "2 m"]) -> Coordinates:
     return coordinates.restarted(x, jnp.where(both, (plus + minus) / 2, plus + minus))
 
 
-_SIGNS = np.array([[1.0], [-1.0]])
+def _both(v: Float[Array, " m"]) -> Float[Array, "2 m"]:
+    """What w_+ and w_− feel of opposite signs."""
+    return jnp.stack([v, -v])
 
 
 class Inertial(eqx.Module):
@@ -211,7 +212,7 @@ class Inertial(eqx.Module):
     def __call__(self, tau: Scalar, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         growth, p, _ = state
         r = self.found.modes.copies * self.problem.residual(self.outputs(growth))
-        p_dot = (-_SIGNS * (r @ self.found.Z) - p) / self.inertia - p**2
+        p_dot = (-_both(r @ self.found.Z) - p) / self.inertia - p**2
         return p, jnp.where(jnp.isfinite(self.log_sizes), p_dot, 0.0), -r
 
     def passes_zero(self, state: tuple[Array, Array, Array]) -> Bool[Array, ""]:
@@ -242,7 +243,7 @@ class Sharpened(eqx.Module):
 
     def _squares(self, state: tuple[Array, Array]) -> Array:
         nu, C = state
-        return jnp.exp(2 * (self.log_sizes + _SIGNS * (nu @ self.found.Z) - C)) / 4
+        return jnp.exp(2 * (self.log_sizes + _both(nu @ self.found.Z) - C)) / 4
 
     def outputs(self, state: tuple[Array, Array]) -> Array:
         plus, minus = self._squares(state)
@@ -251,7 +252,7 @@ class Sharpened(eqx.Module):
     def __call__(self, tau: Scalar, state: tuple[Array, Array]) -> tuple[Array, Array]:
         Z, copies = self.found.Z, self.found.modes.copies
         g = copies * (self.problem.residual(self.outputs(state)) @ Z)
-        plus, minus = self._squares(state) * (1 + self.radius * _SIGNS * g) ** 2
+        plus, minus = self._squares(state) * (1 + self.radius * _both(g)) ** 2
         r = copies * self.problem.residual(Z @ (plus - minus))
         return -r, self.radius * g * (r @ Z)
 
@@ -288,7 +289,7 @@ def after_momentum(flow: Flow, inertia: Scalar) -> Begun:
     field = Inertial(_log_sizes(flow.coordinates), flow.found, flow.problem, inertia)
     run = _integrated(flow, field, _for_ever(flow), (_AtRest(field, flow.accuracy.rest), _PassesZero(field)))
     growth, p, nu = run.state
-    c = growth + inertia * p - _SIGNS * (nu @ flow.found.Z)
+    c = growth + inertia * p - _both(nu @ flow.found.Z)
     status = Status.where(field.passes_zero(run.state), Status.passed_zero, _rested(run))
     return _begun(flow, _grown(flow.coordinates, c), jnp.zeros_like(c[0, 0]), status, run)
 

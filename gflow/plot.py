@@ -11,6 +11,7 @@ from jaxtyping import ArrayLike, Float
 from .experiments.section_6 import Run
 from .measures import angle as angle_between
 from .measures import decades_for_angle
+from .predict import Saddles, TimeCourse
 from .records import Path
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ STYLES = {
     "diagonal": {"color": "#D55E00", "marker": "o"},
     "convolutional": {"color": "#5FC9A8", "marker": "^"},
 }
+_COLOURS = ("#0072B2", "#D55E00", "#5FC9A8", "black", "#CC79A7", "#E69F00", "#56B4E9", "0.55")
 FONT: dict = {"font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "legend.fontsize": 8, "pdf.fonttype": 42}
 
 
@@ -154,6 +156,86 @@ def loss_for_angle(
         ax.plot(np.asarray(scales), needed, **style, label=f"{wanted:g} rad")
     ax.set(xscale="log", yscale="log", xlabel="initial scale α", ylabel="log₁₀(−log L) needed")
     ax.legend(title="within", frameon=False)
+    _without_box(ax)
+    return ax
+
+
+def staircase(
+    ax: "Axes", saddles: Saddles, log_alpha: float, path: Path | None = None, *, beyond: float = 2.0
+) -> "Axes":
+    """Coefficients against log t: the staircase of `gflow.predict.saddles` (dashed), its jumps (vertical lines), and
+    beside it a path of the flow from the same scale e^`log_alpha` (lines).
+
+    A colour for each coefficient that is ever above a thousandth of the largest; `beyond` is by which factor of t the
+    figure goes on after the last jump, and begins before the first.
+
+    ```python
+    found = gflow.predict.saddles(network, problem)
+    path = gflow.flow(network, problem, log_alpha=-50.0, save=gflow.Steps(4096))
+    gflow.plot.staircase(plt.figure().add_subplot(), found, -50.0, path)
+    ```
+    """
+    jumps = saddles.log_times(log_alpha)
+    low, high = jumps[0] - np.log(beyond), jumps[-1] + np.log(beyond)
+    rests, corners = saddles.coefficients, np.concatenate([[low], np.repeat(jumps, 2), [high]])
+    seen = np.flatnonzero(np.abs(rests).max(axis=0) > 1e-3 * np.abs(rests).max())
+    for log_time in jumps:
+        ax.axvline(log_time, color="0.75", lw=0.7, zorder=0)
+    for colour, j in enumerate(seen):
+        style = {"color": _COLOURS[colour % len(_COLOURS)]}
+        if path is not None:
+            ax.plot(np.asarray(path.log_times), np.asarray(path.coefficients)[:, j], lw=1.4, label=f"β{j + 1}", **style)
+        ax.plot(corners, np.repeat(rests[:, j], 2), lw=1.0, ls=(0, (4, 3)), **style)
+    ax.set(xlim=(low, high), xlabel="log t", ylabel="coefficients")
+    if path is not None:
+        ax.legend(frameon=False)
+    _without_box(ax)
+    return ax
+
+
+def time_course(ax: "Axes", course: TimeCourse, path: Path | None = None) -> "Axes":
+    """Coefficients of `gflow.predict.path` against t (dashed), and those of a computed path beside them (broad).
+
+    ```python
+    course = gflow.predict.path(network, problem, times)
+    path = gflow.flow(network, problem, save=gflow.Times(times[::10]))
+    gflow.plot.time_course(plt.figure().add_subplot(), course, path)
+    ```
+    """
+    for j in range(course.coefficients.shape[1]):
+        style = {"color": _COLOURS[j % len(_COLOURS)]}
+        if path is not None:
+            ax.plot(
+                np.exp(path.log_times), path.coefficients[:, j], marker="o", ms=3.5, mfc="white", ls="none", **style
+            )
+        ax.plot(course.times, course.coefficients[:, j], lw=1.2, **style)
+    ax.set(xlabel="t", ylabel="coefficients")
+    _without_box(ax)
+    return ax
+
+
+def lasso_path(
+    ax: "Axes",
+    penalties: Float[ArrayLike, " T"],
+    averages: Float[ArrayLike, "T d"],
+    reference: Float[ArrayLike, "T d"] | None = None,
+) -> "Axes":
+    """Time averages of a dual flow (lines) against 1/λ, the inverse of the lasso's penalty, with the lasso itself
+    (dots) at the same penalties.
+
+    ```python
+    averages = gflow.measures.time_averages(path.log_times, path.coefficients)
+    penalties = found.penalties(path.log_times, log_alpha)[:, 0, 0]
+    gflow.plot.lasso_path(plt.figure().add_subplot(), penalties, averages)
+    ```
+    """
+    inverse = 1 / np.asarray(penalties)
+    for j, average in enumerate(np.asarray(averages).T):
+        style = {"color": _COLOURS[j % len(_COLOURS)]}
+        ax.plot(inverse, average, lw=1.2, **style)
+        if reference is not None:
+            ax.plot(inverse, np.asarray(reference)[:, j], marker="o", ms=3.5, mfc="white", ls="none", **style)
+    ax.set(xlabel="1/λ", ylabel="coefficients")
     _without_box(ax)
     return ax
 

@@ -77,8 +77,9 @@ def jump_error(network, problem, found, log_alpha):
 
 
 def saddles():
-    print(f"{'L':>2s} {'instances':>9s} {'jumps':>5s} {'leave':>5s} | {'end':>8s} {'KKT':>8s} {'gap':>8s} | {'log α':>6s} "
-          f"{'compared':>8s} {'median':>8s} {'largest':>8s} {'not there':>9s} {'elsewhere':>9s}")  # fmt: skip
+    print(f"{'L':>2s} {'instances':>9s} {'jumps':>5s} {'leave':>5s} | {'end':>8s} {'KKT':>8s} {'gap':>8s} | "
+          f"{'log α':>6s} {'compared':>8s} {'median':>8s} {'largest':>8s} "
+          f"{'not there':>9s} {'elsewhere':>9s}")  # fmt: skip
     for L, count in ((2, 17), (3, 17), (4, 16)):
         ends, residuals, gaps, jumps, left = [], [], [], 0, 0
         errors = {log_alpha: [] for log_alpha in (-20.0, -2300.0)}
@@ -96,8 +97,8 @@ def saddles():
         for log_alpha, seen in errors.items():
             if seen:
                 there = [e for e in seen if e is not None and np.isfinite(e)]
-                print(f"{L:2d} {count:9d} {jumps:5d} {left:5d} | {max(ends):8.1e} {max(residuals):8.1e} {max(gaps):8.1e} "
-                      f"| {log_alpha:6.0f} {len(there):8d} {np.median(there):8.1e} {max(there):8.1e} "
+                print(f"{L:2d} {count:9d} {jumps:5d} {left:5d} | {max(ends):8.1e} {max(residuals):8.1e} "
+                      f"{max(gaps):8.1e} | {log_alpha:6.0f} {len(there):8d} {np.median(there):8.1e} {max(there):8.1e} "
                       f"{seen.count(None):9d} {seen.count(np.inf):9d}", flush=True)  # fmt: skip
 
 

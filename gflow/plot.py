@@ -182,7 +182,7 @@ def staircase(
     for log_time in jumps:
         ax.axvline(log_time, color="0.75", lw=0.7, zorder=0)
     for colour, j in enumerate(seen):
-        style = {"color": _COLOURS[colour % len(_COLOURS)]}
+        style: dict = {"color": _COLOURS[colour % len(_COLOURS)]}
         if path is not None:
             ax.plot(np.asarray(path.log_times), np.asarray(path.coefficients)[:, j], lw=1.4, label=f"β{j + 1}", **style)
         ax.plot(corners, np.repeat(rests[:, j], 2), lw=1.0, ls=(0, (4, 3)), **style)
@@ -203,7 +203,7 @@ def time_course(ax: "Axes", course: TimeCourse, path: Path | None = None) -> "Ax
     ```
     """
     for j in range(course.coefficients.shape[1]):
-        style = {"color": _COLOURS[j % len(_COLOURS)]}
+        style: dict = {"color": _COLOURS[j % len(_COLOURS)]}
         if path is not None:
             ax.plot(
                 np.exp(path.log_times), path.coefficients[:, j], marker="o", ms=3.5, mfc="white", ls="none", **style
@@ -231,7 +231,7 @@ def lasso_path(
     """
     inverse = 1 / np.asarray(penalties)
     for j, average in enumerate(np.asarray(averages).T):
-        style = {"color": _COLOURS[j % len(_COLOURS)]}
+        style: dict = {"color": _COLOURS[j % len(_COLOURS)]}
         ax.plot(inverse, average, lw=1.2, **style)
         if reference is not None:
             ax.plot(inverse, np.asarray(reference)[:, j], marker="o", ms=3.5, mfc="white", ls="none", **style)

@@ -250,7 +250,8 @@ def _point_of_weights(followed: Followed, options: tuple[Scalar, Weights]) -> So
     # What the flow conserves are differences of squares, of size α². Where α is so small that steps' errors hide them,
     # these decide where it goes; then so do rates that differ by as little, and the two trajectories part.
     uneven = 0.3 * jnp.array([rtol, 0.0])
-    implicit = method.solver is None and outputs.size <= MOST_OUTPUTS
+    separates = isinstance(problem, Regression)  # into outputs, as the implicit steps need it
+    implicit = method.solver is None and separates and outputs.size <= MOST_OUTPUTS
 
     def trajectory(steps: tuple[Scalar, Array, Scalar]) -> tuple[Solution, Network]:
         rtol, fractions, uneven = steps

@@ -197,6 +197,7 @@ def time_course(ax: "Axes", course: TimeCourse, path: Path | None = None) -> "Ax
     """Coefficients of `gflow.predict.path` against t (dashed), and those of a computed path beside them (broad).
 
     ```python
+    times = jnp.linspace(0.0, 10.0, 100)
     course = gflow.predict.path(network, problem, times)
     path = gflow.flow(network, problem, save=gflow.Times(times[::10]))
     gflow.plot.time_course(plt.figure().add_subplot(), course, path)
@@ -224,8 +225,10 @@ def lasso_path(
     (dots) at the same penalties.
 
     ```python
+    found = gflow.predict.saddles(network, problem)
+    path = gflow.flow(network, problem, log_alpha=-50.0, save=gflow.Steps(4096))
     averages = gflow.measures.time_averages(path.log_times, path.coefficients)
-    penalties = found.penalties(path.log_times, log_alpha)[:, 0, 0]
+    penalties = found.penalties(path.log_times, -50.0)[:, 0, 0]
     gflow.plot.lasso_path(plt.figure().add_subplot(), penalties, averages)
     ```
     """

@@ -123,16 +123,17 @@ def _descended(Z: Matrix, y: Data, log_plus: Modal, log_minus: Modal) -> Data:
         plus, minus = _parts(log_plus, log_minus, Z.T @ nu)
         r = y - Z @ (plus - minus)
         H = 2 * (Z * (plus + minus)) @ Z.T
+        # In units of its own H is neither tiny nor huge, whatever the start.
+        unit = np.trace(H) + np.finfo(float).tiny
         # Directions whose ρ are still below round-off of the others': there the step is along ν̇ = −r.
-        H += (1e-13 * np.trace(H) + np.finfo(float).tiny) * np.eye(y.size)
-        step = np.linalg.solve(H, r)
+        step = np.linalg.solve(H / unit + 1e-13 * np.eye(y.size), r)
         size = np.abs(Z.T @ step).max()
-        if not size > 1e-3:
+        if not size > 1e-3 * unit:
             break
-        step, value = step / max(size, 1.0), psi(nu)
+        step, value = step / max(size, unit), psi(nu)
         while not psi(nu + step) <= value - 1e-4 * (r @ step):
             step = step / 2
-            if np.abs(step).max() <= 1e-15 * np.abs(nu).max():
+            if not np.abs(step).max() > 1e-15 * np.abs(nu).max():
                 return nu
         nu = nu + step
     return nu

@@ -14,8 +14,8 @@ CONE = 1e-6  # what a cone program's multipliers are right to
 
 
 def apart(statement: str, value: float) -> Hypothesis:
-    """The hypothesis that nothing is tied, where `value` > 0 is the distance from a tie."""
-    return Hypothesis(f"{statement}, by a near tie" if value <= NEAR else statement, True, value)
+    """The hypothesis that nothing is tied, where `value` > 0 is the distance from a tie: at 0 it fails."""
+    return Hypothesis(f"{statement}, by a near tie" if 0 < value <= NEAR else statement, bool(value > 0), value)
 
 
 def tied(statement: str, width: float) -> Hypothesis:

@@ -56,7 +56,7 @@ def _embedded() -> tuple[float, np.ndarray]:
     moments = 1 / np.arange(1, STAGES + 1)
     moments[0] -= gamma
     weights = np.linalg.solve(np.vander(_C, increasing=True).T, moments)
-    return gamma, np.linalg.solve(_A.T, weights - _A[-1])
+    return float(gamma), np.linalg.solve(_A.T, weights - _A[-1])
 
 
 _GAMMA, _E = _embedded()

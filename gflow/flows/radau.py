@@ -60,7 +60,8 @@ def _embedded() -> tuple[float, np.ndarray]:
 
 
 _GAMMA, _E = _embedded()
-_EIGEN = (*np.linalg.eig(_A), np.linalg.inv(np.linalg.eig(_A)[1]))
+_VALUES, _VECTORS = np.linalg.eig(_A)
+_EIGEN = (_VALUES, _VECTORS, np.linalg.inv(_VECTORS))
 
 
 class _Stages(NamedTuple):
@@ -87,7 +88,8 @@ class _Iterate(NamedTuple):
 class Radau(diffrax.AbstractAdaptiveSolver):
     """Radau IIA with seven stages, of order 13, for the flows of `TimeClock` by a loss that separates into outputs.
 
-    - `rtol`, `unit`: corrections of the stages end below a tenth of rtol (unit + |θ|).
+    - `rtol`, `unit`: corrections of the stages end below a tenth of rtol (unit + |θ|), or where round-off keeps them
+      larger, below a hundredth of what the embedded formula's error may be.
 
     The embedded formula's error is of order h⁸ where that of the step is of order h¹⁴, so it may be as large as
     rtol^`ESTIMATED`; it is reported in units in which that is rtol.
@@ -108,7 +110,7 @@ class Radau(diffrax.AbstractAdaptiveSolver):
         return terms.vf(t0, y0, args)
 
     def init(self, terms: Any, t0: Any, t1: Any, y0: Array, args: Any) -> _Last:
-        outputs = _Flow.of(args, y0).residual(y0)
+        outputs = _Flow.of(args).residual(y0)
         none = _Stages(jnp.zeros((STAGES, y0.size), y0.dtype), jnp.zeros((STAGES, outputs.size), y0.dtype))
         return _Last(jnp.full((), jnp.inf, y0.dtype), none)
 
@@ -116,7 +118,7 @@ class Radau(diffrax.AbstractAdaptiveSolver):
         self, terms: Any, t0: Any, t1: Any, y0: Array, args: Any, solver_state: _Last, made_jump: Any
     ) -> tuple[Array, Array, dict[str, Any], _Last, diffrax.RESULTS]:
         # A step of the clock u = log(1 + t) is one of t, in which the flow is autonomous.
-        flow, h = _Flow.of(args, y0), jnp.exp(t0) * jnp.expm1(t1 - t0)
+        flow, h = _Flow.of(args), jnp.exp(t0) * jnp.expm1(t1 - t0)
         inverse = _Inverse.at(flow, y0, h)
         units = self.rtol * (self.unit + jnp.abs(y0))
         stages, solved = _solve(flow, y0, h, inverse, _foretold(solver_state, h), units, self._allowed())
@@ -135,13 +137,16 @@ ESTIMATED = 0.7  # the ratio of the orders is 0.57: steps are larger than those 
 
 
 class _Flow(eqx.Module):
-    """θ′ = −R Jᵀρ in time, with R the clock's `rates`, in vectors."""
+    """θ′ = −R Jᵀρ in time, with R the clock's `rates`, in vectors.
+
+    `_Inverse` leaves R out: those of a limit differ from 1 by a fraction of rtol, which corrections do not feel.
+    """
 
     clock: Any
     of_vector: Any
 
     @staticmethod
-    def of(args: tuple, like: Array) -> "_Flow":
+    def of(args: tuple) -> "_Flow":
         field, _, of_vector = args
         return _Flow(with_complex(field), of_vector)
 
@@ -201,7 +206,9 @@ class _Inverse(eqx.Module):
 
     def _of_eigenvectors(self, right: Float[Array, "s m"]) -> Float[Array, "s m"]:
         """(I + hλA)⁻¹ of each column, by the eigenvectors of A."""
-        values, vectors, inverse = (jnp.asarray(v, jnp.result_type(right, 1j)) for v in _EIGEN)
+        values, vectors, inverse = (
+            jnp.asarray(v, jnp.result_type(right, 1j)) for v in (_VALUES, _VECTORS, np.linalg.inv(_VECTORS))
+        )
         along = (inverse @ right) / (1 + self.h * self.rates * values[:, None])
         return (vectors @ along).real
 
@@ -287,6 +294,5 @@ def _solve(
 
 _SOLVED = 0.1  # of the tolerance: what is left then is less by how much corrections contract
 _CORRECTIONS = 12
-_HALVED = (
-    100.0  # the error, in units of the tolerance, after which a step of this order is tried again at half its size
-)
+# The error, in units of the tolerance, after which a step of this order is tried again at half its size.
+_HALVED = 100.0

@@ -54,9 +54,10 @@ def limit(
     *Regression*: the limit point. In dual coordinates it solves n equations, found by Newton's method, and
     nothing is integrated. By weights the flow is integrated, for at most 128 outputs by implicit steps, until the
     residual is small, and so is the way left to the end, which on ill-conditioned data is longer; that way is the
-    minimum-norm correction Θ − Jᵀ(JJᵀ)⁺ r, exact up to O(‖r‖²). So the slow end is never integrated, and a saddle, where the flow is slow but the loss is not small, is never taken for the end. `error` comes from two
-    stopping points, from a second trajectory at 30 times the integrator's tolerance and from the round-off of the
-    outputs, which ill-conditioned data magnify.
+    minimum-norm correction Θ − Jᵀ(JJᵀ)⁺ r, exact up to O(‖r‖²). So the slow end is never integrated, and a saddle,
+    where the flow is slow but the loss is not small, is never taken for the end. `error` comes from two stopping
+    points, from a second trajectory at 30 times the integrator's tolerance and from the round-off of the outputs, which
+    ill-conditioned data magnify.
 
     *Classification*, whose weights grow without bound: the direction of the linear coefficients. Directions converge
     like a power of s = −log L, so no finite loss gives the limit itself.

@@ -1,6 +1,7 @@
 """Where the flow ends as t → ∞."""
 
 import dataclasses
+from functools import partial
 from typing import Any, TypeVar
 
 import equinox as eqx
@@ -15,6 +16,7 @@ from .dual import classification as dual_classification
 from .dual import decayed, other_flows
 from .dual import regression as dual_regression
 from .dual.decoupled import decoupled
+from .dual.order import after
 from .dynamics import Dynamics, WeightDecay
 from .flows.beyond import limit_direction
 from .flows.clocks import ArcLengthClock, TimeClock
@@ -263,7 +265,8 @@ def _point_of_weights(followed: Followed, options: tuple[Scalar, Weights]) -> So
             solver, until = (Radau(rtol, clock.unit()), Near(fitted)) if implicit else (method.solver, fitted)
             run = follow(clock, (until,), rtol=rtol, max_steps=method.max_steps, solver=solver, adjoint=method.adjoint)
             reached = solution(clock, (until,), run)
-            corrected = minimum_norm_correction(reached.network, problem)
+            until_decided = partial(after, reached.converged.astype(dtype))
+            corrected = minimum_norm_correction(jax.tree.map(until_decided, reached.network), problem)
             end = jax.tree.map(lambda new, old: jnp.where(reached.converged, new, old), corrected, reached.network)
             return reached.network, (reached, end)
 

@@ -28,12 +28,14 @@ RECORDS = pathlib.Path(__file__).parent / "records"
 
 @dataclasses.dataclass
 class Contender:
-    """`run` returns what is compared, one row a lane. A slow one does only some `lanes` of the workload."""
+    """`run` returns what is compared, one row a lane. A slow one does only some `lanes` of the workload; one that
+    answers another question has a `truth` of its own."""
 
     name: str
     run: Callable[[], Any]
     lanes: Any = ...
     note: str = ""
+    truth: Any = None
 
 
 def contest(workload: str, sizes: dict, contenders: list[Contender], expected: Any, rounds: int = 7, patience=30.0):
@@ -53,7 +55,7 @@ def contest(workload: str, sizes: dict, contenders: list[Contender], expected: A
     leader = contenders[0]
     rows = []
     for c in contenders:
-        truth = expected[c.lanes]
+        truth = expected[c.lanes] if c.truth is None else np.asarray(c.truth)
         errors = errors_of(found[c.name], truth)
         per_lane = np.array(times[c.name]) / len(truth)
         ratios = [b / a for a, b in zip(_per_lane(leader, times, expected), per_lane, strict=False)]
@@ -78,10 +80,11 @@ def contest(workload: str, sizes: dict, contenders: list[Contender], expected: A
 
 
 def errors_of(found: Any, expected: Any) -> np.ndarray:
-    """Of each lane, relative to its norm."""
+    """Of each lane, relative to its norm. Of a tuple, each entry has all lanes."""
     expected = np.asarray(expected)
     expected = expected.reshape(len(expected), -1)
-    found = np.asarray(found, float).reshape(expected.shape)
+    found = np.stack(found, axis=-1) if isinstance(found, tuple) else np.asarray(found, float)
+    found = found.reshape(expected.shape)
     return np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)
 
 

@@ -90,8 +90,11 @@ def _pulled_back(weights: list[np.ndarray], back: np.ndarray) -> list[np.ndarray
     return [np.fft.irfft(b * np.conj(o), back.size)[: v.size] for o, v in zip(others, weights, strict=True)]
 
 
-def scipy_limit(network: Any, problem: Any, method: str, rtol: float) -> np.ndarray:
-    """The coefficients where the relative residual is `RESIDUAL`; NaN where that is not reached."""
+def scipy_limit(network: Any, problem: Any, method: str, rtol: float, jacobian: Any = None) -> np.ndarray:
+    """The coefficients where the relative residual is `RESIDUAL`; NaN where that is not reached.
+
+    `jacobian(v)`: of the velocity, for LSODA.
+    """
     flow = Numpy(network, problem)
 
     def near(t: float, v: np.ndarray) -> float:
@@ -101,18 +104,25 @@ def scipy_limit(network: Any, problem: Any, method: str, rtol: float) -> np.ndar
     atol = 1e-3 * rtol * np.max(np.abs(flow.start))
     run = solve_ivp(
         lambda t, v: flow.velocity(v), (0, LONGEST), flow.start, method, events=near, rtol=rtol, atol=atol,
-        **({} if method == "LSODA" else {"first_step": 1e-3 / (1 + np.max(flow.start**2))}),
+        **(_for_lsoda(jacobian) if method == "LSODA" else {"first_step": 1e-3 / (1 + np.max(flow.start**2))}),
     )  # fmt: skip
     end = flow.coefficients(run.y[:, -1])
     return end if run.status == 1 else np.full_like(end, np.nan)
 
 
-def scipy_path(network: Any, problem: Any, times: np.ndarray, method: str, rtol: float) -> np.ndarray:
+def _for_lsoda(jacobian: Any) -> dict[str, Any]:
+    return {} if jacobian is None else {"jac": lambda t, v: jacobian(v)}
+
+
+def scipy_path(
+    network: Any, problem: Any, times: np.ndarray, method: str, rtol: float, jacobian: Any = None
+) -> np.ndarray:
     flow = Numpy(network, problem)
     atol = 1e-3 * rtol * np.max(np.abs(flow.start))
     run = solve_ivp(
-        lambda t, v: flow.velocity(v), (0, times[-1]), flow.start, method, t_eval=times, rtol=rtol, atol=atol
-    )
+        lambda t, v: flow.velocity(v), (0, times[-1]), flow.start, method, t_eval=times, rtol=rtol, atol=atol,
+        **_for_lsoda(jacobian),
+    )  # fmt: skip
     return np.array([flow.coefficients(v) for v in run.y.T])
 
 
@@ -133,7 +143,7 @@ def best_of_scipy(network: Any, problem: Any, expected: np.ndarray, target: floa
     return quickest[:2]
 
 
-def _plain(network: Any, problem: Any, rtol: float, **how: Any) -> Any:
+def _plain(network: Any, problem: Any, rtol: float, solver: Any, *, last: Any, **how: Any) -> Any:
     """Plain diffrax as its FAQ advises: a short explicit method, no checkpoints, one flat state."""
     flat, unravel = jax.flatten_util.ravel_pytree(network.weights)
 
@@ -143,10 +153,9 @@ def _plain(network: Any, problem: Any, rtol: float, **how: Any) -> Any:
     def loss(v: Any, data: Any) -> Any:
         return 0.5 * jnp.sum((outputs(v) - data.y) ** 2)
 
-    how.setdefault("solver", diffrax.Tsit5())
     run = diffrax.diffeqsolve(
         diffrax.ODETerm(lambda t, v, data: -jax.grad(loss)(v, data)),
-        how.pop("solver"), 0.0, how.pop("last"), None, flat, problem,
+        diffrax.Tsit5() if solver is None else solver, 0.0, last, None, flat, problem,
         stepsize_controller=diffrax.PIDController(rtol, 1e-3 * rtol * jnp.max(jnp.abs(flat)), pcoeff=0.4, icoeff=0.3),
         adjoint=diffrax.ForwardMode(), max_steps=2**17, throw=False, **how,
     )  # fmt: skip
@@ -157,18 +166,18 @@ def _plain(network: Any, problem: Any, rtol: float, **how: Any) -> Any:
     return run, near, lambda v: gflow.with_weights(network, unravel(v)).coefficients().ravel()
 
 
-def diffrax_limit(network: Any, problem: Any, rtol: float) -> Any:
+def diffrax_limit(network: Any, problem: Any, rtol: float, solver: Any = None) -> Any:
     def stop(t: Any, v: Any, data: Any, **_: Any) -> Any:
         _, unravel = jax.flatten_util.ravel_pytree(network.weights)
         off = gflow.with_weights(network, unravel(v))(data.X) - data.y
         return jnp.linalg.norm(off) < RESIDUAL * jnp.linalg.norm(data.y)
 
-    run, near, read = _plain(network, problem, rtol, last=LONGEST, event=diffrax.Event(stop))
+    run, near, read = _plain(network, problem, rtol, solver, last=LONGEST, event=diffrax.Event(stop))
     return jnp.where(near(run.ys[-1]), read(run.ys[-1]), jnp.nan)
 
 
-def diffrax_path(network: Any, problem: Any, times: Any, rtol: float) -> Any:
-    run, _, read = _plain(network, problem, rtol, last=times[-1], saveat=diffrax.SaveAt(ts=times))
+def diffrax_path(network: Any, problem: Any, times: Any, rtol: float, solver: Any = None) -> Any:
+    run, _, read = _plain(network, problem, rtol, solver, last=times[-1], saveat=diffrax.SaveAt(ts=times))
     return jax.vmap(read)(run.ys)
 
 

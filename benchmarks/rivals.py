@@ -1,4 +1,4 @@
-"""What a user would write instead: the weights' flow by SciPy, plain diffrax, torchdiffeq, and descent by NumPy.
+"""What a user would write instead: the weights' flow by SciPy, plain diffrax, torchdiffeq, and descent.
 
 Gradients are spelled out in NumPy, so that SciPy pays for no dispatch. Every flow ends where the relative residual is
 1e-7, or at the times asked for.
@@ -90,15 +90,17 @@ def _pulled_back(weights: list[np.ndarray], back: np.ndarray) -> list[np.ndarray
     return [np.fft.irfft(b * np.conj(o), back.size)[: v.size] for o, v in zip(others, weights, strict=True)]
 
 
-def scipy_limit(network: Any, problem: Any, method: str, rtol: float, jacobian: Any = None) -> np.ndarray:
-    """The coefficients where the relative residual is `RESIDUAL`; NaN where that is not reached.
+def scipy_limit(
+    network: Any, problem: Any, method: str, rtol: float, jacobian: Any = None, residual: float = RESIDUAL
+) -> np.ndarray:
+    """The coefficients where the relative residual is `residual`; NaN where that is not reached.
 
     `jacobian(v)`: of the velocity, for LSODA.
     """
     flow = Numpy(network, problem)
 
     def near(t: float, v: np.ndarray) -> float:
-        return np.linalg.norm(flow.residual(v)) - RESIDUAL * flow.size
+        return np.linalg.norm(flow.residual(v)) - residual * flow.size
 
     near.terminal = True  # type: ignore[attr-defined]
     atol = 1e-3 * rtol * np.max(np.abs(flow.start))
@@ -127,9 +129,10 @@ def scipy_path(
 
 
 def best_of_scipy(network: Any, problem: Any, expected: np.ndarray, target: float) -> tuple[str, float]:
-    """The quicker of its methods at the loosest tolerance with which the error is within `target`."""
+    """The quickest of its methods at the loosest tolerance with which the error is within `target`."""
     quickest = ("", 0.0, np.inf)
-    for method in ("DOP853", "LSODA", "RK45"):
+    small = sum(v.size for v in network.weights) < 20_000  # LSODA asks for the square of that in memory
+    for method in ("DOP853", "RK45", "LSODA") if small else ("DOP853", "RK45"):
         for rtol in (1e-7, 1e-8, 1e-10, 1e-12):
             start = time.perf_counter()
             found = scipy_limit(network, problem, method, rtol)
@@ -203,20 +206,17 @@ def torch_limits(z: np.ndarray, X: np.ndarray, y: np.ndarray, last: float, rtol:
     return call
 
 
-def descent_to(network: Any, problem: Any, loss: float, step: float, most: int = 10**7) -> tuple[int, Any]:
-    """(steps, weights): jitted gradient descent on a classification until the loss is below `loss`."""
+def descent(network: Any, problem: Any, loss: float, step: Any, most: int = 200_000) -> tuple[Any, Any]:
+    """(steps, log-loss) of gradient descent on a classification until the loss is below `loss`; to be jitted."""
 
     def value(v: Any) -> Any:
         return jnp.exp(problem.log_loss(gflow.with_weights(network, v)(problem.X)))
 
-    @jax.jit
-    def run(v: Any) -> Any:
-        def body(state: Any) -> Any:
-            v, _, count = state
-            now, slope = jax.value_and_grad(value)(v)
-            return jax.tree.map(lambda a, g: a - step * g, v, slope), now, count + 1
+    def body(state: Any) -> Any:
+        v, _, count = state
+        now, slope = jax.value_and_grad(value)(v)
+        return jax.tree.map(lambda a, g: a - step * g, v, slope), now, count + 1
 
-        return jax.lax.while_loop(lambda s: (s[1] > loss) & (s[2] < most), body, (v, jnp.inf, 0))
-
-    v, _, count = run(network.weights)
-    return int(count), v
+    start = network.weights, jnp.asarray(jnp.inf), 0
+    _, now, count = jax.lax.while_loop(lambda s: (s[1] > loss) & (s[2] < most), body, start)
+    return count, now

@@ -121,8 +121,6 @@ def limit(
             f"{type(network).__name__} has not. Use gflow.flow(network, problem, until=gflow.Turning(1e-3)) and look "
             "at the network it ends with."
         )
-    if not directions:
-        _require_discrepancy(network, problem)
     dtype = log_alpha.dtype
     if tolerance is None:
         tolerance = _ask.default_tolerance(dtype, 1e-3, 0.1) if directions else 1e-9
@@ -140,6 +138,8 @@ def limit(
 
 def _require_discrepancy(network: Network, problem: Problem) -> None:
     require_fit(network, problem)
+    if isinstance(problem, Classification):  # of which the limit is a direction
+        return
     try:
         jax.eval_shape(lambda network, X: problem.discrepancy(network(X)), network, problem.X)
     except NotImplementedError:
@@ -208,7 +208,7 @@ def _weights(method: Method) -> Weights:
 def _by_dual(
     network: NetworkT, problem: Problem, log_alpha: Scalar, tolerance: Scalar, method: Dual
 ) -> Solution[NetworkT]:
-    require_fit(network, problem)
+    _require_discrepancy(network, problem)
     found, dtype = _ask.dual_form(network, problem, method), log_alpha.dtype
     if not isinstance(problem, Classification):
         steps = 400 if method.max_steps is None else method.max_steps  # 340 are the most that were seen
@@ -229,7 +229,7 @@ def _by_dual(
 @eqx.filter_jit
 @eqx.debug.assert_max_traces(max_traces=None)
 def _by_weights(network: NetworkT, problem: Problem, tolerance: Scalar, method: Weights) -> Solution[NetworkT]:
-    require_fit(network, problem)
+    _require_discrepancy(network, problem)
     core = _direction_of_weights if isinstance(problem, Classification) else _point_of_weights
     return on_smaller(core, network, problem, (tolerance, method), method.adjoint)
 

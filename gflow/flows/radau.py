@@ -277,7 +277,8 @@ def _solve(
 
     def unfinished(at: _Iterate) -> Bool[Array, ""]:
         grows = (at.steps >= 2) & ~(at.rate < 2)
-        return ~(at.change <= _SOLVED) & ~grows & (at.steps < _CORRECTIONS)
+        rests = (at.change <= enough) & ~(at.rate < 0.5)  # at round-off: otherwise corrections contract by far more
+        return ~(at.change <= _SOLVED) & ~grows & ~rests & (at.steps < _CORRECTIONS)
 
     enough = jnp.maximum(_SOLVED, 0.01 * allowed)
 

@@ -1,0 +1,46 @@
+"""Run every notebook once and write it as a page of the site, with its figures: docs/notebooks/NAME.md.
+
+python docs/render_notebooks.py [NAME ...]          (all by default, some minutes; before `zensical build`)
+"""
+
+import os
+import pathlib
+import sys
+import tempfile
+import time
+
+import jupytext
+from nbconvert import MarkdownExporter
+from nbconvert.preprocessors import ExecutePreprocessor
+from nbconvert.writers import FilesWriter
+
+REPOSITORY = pathlib.Path(__file__).parents[1]
+SECONDS = 120  # for a cell: no notebook may take longer on two cores
+
+
+def render(source: pathlib.Path) -> None:
+    notebook = jupytext.read(source)
+    with tempfile.TemporaryDirectory() as folder:  # what a notebook writes is not kept
+        runner = ExecutePreprocessor(timeout=SECONDS, extra_arguments=["--log-level=ERROR"])
+        runner.preprocess(notebook, {"metadata": {"path": folder}})
+    page, resources = MarkdownExporter().from_notebook_node(
+        notebook, {"unique_key": source.stem, "output_files_dir": f"{source.stem}_files"}
+    )
+    FilesWriter(build_directory=str(REPOSITORY / "docs/notebooks")).write(page, resources, source.stem)
+
+
+def main() -> None:
+    # Figures are shown on the page whatever backend the caller has, sharp, and nothing but the notebook's own words.
+    with tempfile.NamedTemporaryFile("w", suffix="matplotlibrc") as rc:
+        rc.write("figure.dpi: 150\n")
+        rc.flush()
+        os.environ |= {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "MATPLOTLIBRC": rc.name}
+        for source in sorted((REPOSITORY / "notebooks").glob("*.py")):
+            if not sys.argv[1:] or source.stem in sys.argv[1:]:
+                began = time.perf_counter()
+                render(source)
+                print(f"{source.stem}: {time.perf_counter() - began:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -5,10 +5,12 @@ python docs/render_notebooks.py [NAME ...]          (all by default, some minute
 
 import os
 import pathlib
+import shutil
 import sys
 import tempfile
 import time
 
+import jax
 import jupytext
 from nbconvert import MarkdownExporter
 from nbconvert.preprocessors import ExecutePreprocessor
@@ -23,10 +25,12 @@ def render(source: pathlib.Path) -> None:
     with tempfile.TemporaryDirectory() as folder:  # what a notebook writes is not kept
         runner = ExecutePreprocessor(timeout=SECONDS, extra_arguments=["--log-level=ERROR"])
         runner.preprocess(notebook, {"metadata": {"path": folder}})
+    pages = REPOSITORY / "docs/notebooks"
+    shutil.rmtree(pages / f"{source.stem}_files", ignore_errors=True)  # of a former run
     page, resources = MarkdownExporter().from_notebook_node(
         notebook, {"unique_key": source.stem, "output_files_dir": f"{source.stem}_files"}
     )
-    FilesWriter(build_directory=str(REPOSITORY / "docs/notebooks")).write(page, resources, source.stem)
+    FilesWriter(build_directory=str(pages)).write(page, resources, source.stem)
 
 
 def main() -> None:
@@ -35,6 +39,8 @@ def main() -> None:
         rc.write("figure.dpi: 150\n")
         rc.flush()
         os.environ |= {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "MATPLOTLIBRC": rc.name}
+        if (0, 8) <= jax.__version_info__ < (0, 11):  # half the time to compile, as in tests/conftest.py
+            os.environ["XLA_FLAGS"] = f"--xla_cpu_use_fusion_emitters=false {os.environ.get('XLA_FLAGS', '')}"
         for source in sorted((REPOSITORY / "notebooks").glob("*.py")):
             if not sys.argv[1:] or source.stem in sys.argv[1:]:
                 began = time.perf_counter()

@@ -77,6 +77,5 @@ for ax, (L, (log_alpha, alpha, method)) in zip(axes.flat, shown.items(), strict=
 # %% [markdown]
 # *Lines: the flow. Dashed: the saddles. Grey: when theory says that it jumps. log is the natural logarithm.*
 #
-# Of two layers β_1 grows first and *leaves* again, as soon as β_3 serves better. In deeper networks it stays. Two
-# layers jump at times known up to O(1 / log 1/α), which at this α can just be seen; the corners of deeper ones are sharp
-# already at α = 0.05.
+# Of two layers β_1 grows first and *leaves* again, as soon as β_3 serves better. In deeper networks it stays. The
+# jumps of two layers are known up to O(1 / log 1/α), which can just be seen; those of four are sharp at α = 0.05.

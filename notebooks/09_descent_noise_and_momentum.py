@@ -113,5 +113,5 @@ for ax in (left, right):
 # Right: noisy labels, for longer and longer.*
 #
 # Runs end between 2·10⁻⁴ and 5·10⁻² away from gradient flow, and where they end is known to twelve digits. That is no
-# asymptotics: it holds at every step size that converges. Label noise is a regulariser in this exact sense. After 20,000
-# noisy steps the end is four times as near to the sparse truth as that of the flow.
+# asymptotics: it holds at every step size that converges. Label noise is a regulariser in this exact sense: after
+# 20,000 noisy steps the end is four times as near to the sparse truth as that of the flow.

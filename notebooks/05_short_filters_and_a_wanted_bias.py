@@ -48,9 +48,8 @@ for k in (1, 2, 4, 16):
           f"{2 * np.abs(np.fft.rfft(directions[k])).max() ** 2 / d:.3f}")  # fmt: skip
     if k == 4:
         path = gflow.flow(start, labels, until=gflow.LogLoss(-1e6))
-        print(
-            f"        at a log-loss of -1e6 the flow is {gflow.angle(path.directions[-1], directions[k]):.0e} rad from it"
-        )
+        off = gflow.angle(path.directions[-1], directions[k])
+        print(f"        at a log-loss of -1e6 the flow is within {off:.0e} rad of it")
 
 # %%
 figure, axes = plt.subplots(1, 4, figsize=(7.2, 1.9), layout="constrained", sharey=True)
@@ -97,5 +96,5 @@ end = gflow.limit(networks["sparsifying differences"], problem, log_alpha=jnp.lo
 print("the flow from α = 1e-4:", end, f"\n  from the signal {gflow.measures.distance(end.coefficients, steps):.1e}")
 
 # %% [markdown]
-# The linear program finds the signal to round-off, and the flow from α = 10⁻⁴ to 7·10⁻¹², from ten numbers. The diagonal
-# network, which knows nothing of steps, finds something else that fits as well.
+# The linear program finds the signal to round-off, and the flow from α = 10⁻⁴ to 7·10⁻¹², from ten numbers. The
+# diagonal network, which knows nothing of steps, finds something else that fits as well.

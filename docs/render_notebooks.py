@@ -30,6 +30,7 @@ def render(source: pathlib.Path) -> None:
     page, resources = MarkdownExporter().from_notebook_node(
         notebook, {"unique_key": source.stem, "output_files_dir": f"{source.stem}_files"}
     )
+    page = page.replace("](../docs/", "](../")  # links of notebooks/ lead from docs/notebooks/ to the same pages
     FilesWriter(build_directory=str(pages)).write(page, resources, source.stem)
 
 

@@ -75,4 +75,4 @@ legend = right.legend(title="within", ncols=3, loc="upper center", frameon=False
 # At every loss that descent can reach, down to 10⁻³⁰⁰, the direction is 0.4 to 1 radian from its limit: what is trained
 # is not what the theorem is about. To be within 0.01 rad −log L must pass 10^60 to 10^82. Beyond 10^150 all five flows
 # rest at an angle of 8·10⁻⁷, which is not the flow's but what the cap on the inverse temperature leaves
-# ([`gflow.Dual`](../api/verbs.md#gflow.Dual)).
+# ([`gflow.Dual`](../docs/api/verbs.md#gflow.Dual)).

@@ -103,5 +103,5 @@ lines.spines[["top", "right"]].set_visible(False)
 # *Left: the lanes that were there at the kill (dark). Right: the ℓ1 norm of each problem's limit over the scale.*
 #
 # Every chunk that was complete has survived, and the rest was computed as if nothing had happened. A thousand machines
-# in the place of two processes is another executor: [sweeps](../docs/sweeps.md). The answer is that of a single sweep: all
-# sixteen problems leave their sparse solutions between α = 0.01 and 1, and above α = 3 no longer change.
+# in the place of two processes is another executor: see [sweeps](../docs/sweeps.md). The answer is that of a single
+# sweep: all sixteen problems leave their sparse solutions between α = 0.01 and 1, and above α = 3 no longer change.

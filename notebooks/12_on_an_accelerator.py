@@ -55,7 +55,7 @@ for call in ("first", "second"):
 print(ends)
 
 # %% [markdown]
-# The first call compiles. A device earns its keep with many lanes ([GPUs](../docs/gpus.md)): there try `draws = 10_000`.
+# The first call compiles. Devices earn their keep with many lanes: there try `draws = 10_000` ([GPUs](../docs/gpus.md)).
 
 # %%
 least = gflow.predict.minimum_norm(problem, 1)

@@ -35,7 +35,7 @@ def render(source: pathlib.Path) -> None:
 
 
 def main() -> None:
-    # Figures are shown on the page whatever backend the caller has, sharp, and nothing but the notebook's own words.
+    # Figures are shown on the page whatever backend the caller has, and sharp.
     with tempfile.NamedTemporaryFile("w", suffix="matplotlibrc") as rc:
         rc.write("figure.dpi: 150\n")
         rc.flush()

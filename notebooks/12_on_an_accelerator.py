@@ -55,7 +55,8 @@ for call in ("first", "second"):
 print(ends)
 
 # %% [markdown]
-# The first call compiles. Devices earn their keep with many lanes: there try `draws = 10_000` ([GPUs](../docs/gpus.md)).
+# The first call compiles. Devices earn their keep with many lanes ([GPUs](../docs/gpus.md)): with one try
+# `draws = 10_000`.
 
 # %%
 least = gflow.predict.minimum_norm(problem, 1)

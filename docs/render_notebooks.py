@@ -42,11 +42,11 @@ def main() -> None:
         os.environ |= {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "MATPLOTLIBRC": rc.name}
         if (0, 8) <= jax.__version_info__ < (0, 11):  # half the time to compile, as in tests/conftest.py
             os.environ["XLA_FLAGS"] = f"--xla_cpu_use_fusion_emitters=false {os.environ.get('XLA_FLAGS', '')}"
-        for source in sorted((REPOSITORY / "notebooks").glob("*.py")):
-            if not sys.argv[1:] or source.stem in sys.argv[1:]:
-                began = time.perf_counter()
-                render(source)
-                print(f"{source.stem}: {time.perf_counter() - began:.0f} s", flush=True)
+        named = [REPOSITORY / f"notebooks/{name}.py" for name in sys.argv[1:]]
+        for source in named or sorted((REPOSITORY / "notebooks").glob("*.py")):
+            began = time.perf_counter()
+            render(source)
+            print(f"{source.stem}: {time.perf_counter() - began:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -59,12 +59,12 @@ def loss(log_eta, batch):
 
 
 # %% [markdown]
-# ## Eighty steps of Adam, with sixteen new signals each
+# ## Fifty steps of Adam, with sixteen new signals each
 
 # %%
 optimizer, log_eta = optax.adam(0.1), jnp.zeros(d)
 state, held_out, curve = optimizer.init(log_eta), signals(16), []
-for _ in range(80):
+for _ in range(50):
     curve.append(jnp.sqrt(loss(log_eta, held_out)[0]))
     updates, state = optimizer.update(loss(log_eta, signals(16))[1], state)
     log_eta = optax.apply_updates(log_eta, updates)

@@ -49,7 +49,7 @@ print(f"{flow_end.theorem}; from the truth {apart(flow_end.coefficients, truth):
 # %%
 steps = jnp.array([100_000])
 found = {"descent": [], "one point at a time": [], "momentum": []}
-for size in (0.01, 0.03, 0.1, 0.3):
+for size in (0.01, 0.05, 0.3):
     optimizer = optax.sgd(size)
     for name, batches in (("descent", None), ("one point at a time", gflow.RandomBatches(jax.random.key(3), 1))):
         run = gflow.descend(start, problem, optimizer, steps=steps, batches=batches, effective=True)

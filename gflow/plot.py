@@ -181,8 +181,9 @@ def staircase(
     seen = np.flatnonzero(np.abs(rests).max(axis=0) > 1e-3 * np.abs(rests).max())
     for log_time in jumps:
         ax.axvline(log_time, color="0.75", lw=0.7, zorder=0)
-    for colour, j in enumerate(seen):
-        style: dict = {"color": _COLOURS[colour % len(_COLOURS)]}
+    few = rests.shape[1] <= len(_COLOURS)  # then β_j has the same colour in every figure
+    for i, j in enumerate(seen):
+        style: dict = {"color": _COLOURS[j if few else i % len(_COLOURS)]}
         if path is not None:
             ax.plot(np.asarray(path.log_times), np.asarray(path.coefficients)[:, j], lw=1.4, label=f"β{j + 1}", **style)
         ax.plot(corners, np.repeat(rests[:, j], 2), lw=1.0, ls=(0, (4, 3)), **style)

@@ -27,6 +27,7 @@ import numpy as np
 import gflow
 
 jax.config.update("jax_enable_x64", True)
+plt.rcParams.update(gflow.plot.FONT)
 
 x = jnp.array([1.0, 2.0, -0.5, 1.5])
 y = 1.0
@@ -48,12 +49,13 @@ print(gflow.Status[path.status], "after", path.steps, "steps")
 t = jnp.linspace(0.0, 6.0, 400)
 timed = gflow.flow(start, problem, save=gflow.Times(t))
 
-figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
-dashes = ["-", "--", "-.", ":"]
+looks = [{"color": c, "lw": 1.4} for c in ("#0072B2", "#D55E00", "#009E73", "black")]
+figure, ax = plt.subplots(figsize=(4.2, 3.0), layout="constrained")
 for j, values in enumerate(timed.coefficients.T):
-    left.plot(t, values, color="black", ls=dashes[j % 4], label=f"β{j + 1}, x{j + 1} = {x[j]:g}")
-left.set(xlabel="time t", ylabel="linear coefficients", title="One flow, α = 0.001")
-left.legend(frameon=False)
+    ax.plot(t, values, **looks[j % 4], label=f"β{j + 1}, x{j + 1} = {x[j]:g}")
+ax.set(xlabel="time t", ylabel="linear coefficients, α = 0.001")
+ax.legend(frameon=False)
+ax.spines[["top", "right"]].set_visible(False)
 
 # %% [markdown]
 # ## Its limit, and what Theorem 6 says of it
@@ -81,10 +83,11 @@ assert ends.converged.all()
 limits = ends.coefficients
 predicted = np.stack([gflow.predict.limit(gflow.scale(network, a), problem).coefficients for a in scales[::8]])
 
+figure, ax = plt.subplots(figsize=(4.2, 3.0), layout="constrained")
 for j, values in enumerate(limits.T):
-    right.plot(scales, values, color="black", ls=dashes[j % 4])
-    (markers,) = right.plot(scales[::8], predicted[:, j], "o", mfc="white", mec="#0072B2", ms=4)
-markers.set_label("Theorem 6")
-right.set(xscale="log", xlabel="initial scale α", ylabel="limit of the coefficients", title="Limits")
-right.legend(frameon=False)
-figure.savefig("one_flow_and_its_limit.png", dpi=150)
+    ax.plot(scales, values, **looks[j % 4])
+    ax.plot(scales[::8], predicted[:, j], "o", mfc="white", mec=looks[j % 4]["color"], ms=4)
+ax.plot([], [], "o", mfc="white", mec="0.4", ms=4, label="Theorem 6")
+ax.set(xscale="log", xlabel="initial scale α", ylabel="limit of the coefficients")
+ax.legend(frameon=False)
+ax.spines[["top", "right"]].set_visible(False)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from scipy.integrate import quad
 from scipy.special import elliprf
 from truth import distance, jump_log_times, normals
@@ -185,6 +186,17 @@ def test_the_lasso_residual_vanishes_at_the_lasso_alone():
     assert gflow.measures.lasso_residual(X, y, beta + 1e-3 * (beta == 0), penalties) > 1e-4
     zero = gflow.measures.lasso_residual(X, y, 0 * beta, np.ones((2, 5)) * 1.01 * np.abs(X.T @ y).max())
     assert zero == 0
+
+
+@pytest.mark.parametrize(("few", "colours"), [(True, ["#0072B2", "black"]), (False, ["#0072B2", "#D55E00"])])
+def test_a_coefficient_has_the_colour_of_its_number_while_there_are_colours_enough(few, colours):
+    """Coefficients 1 and 4 are ever seen, of four or of nine."""
+    X = np.concatenate([[[1.0, 0.5, 0.7, 0.0], [0.5, 1.0, 0.1, 0.7]], np.zeros((2, 0 if few else 5))], axis=1)
+    eta = jnp.array([1.0, 0.8, 0.6, 0.7] + ([] if few else [1.0] * 5))
+    found = gflow.predict.saddles(gflow.Diagonal((eta, eta, 0 * eta)), gflow.Regression(X, [1.0, 0.0]))
+    ax = Figure().add_subplot()
+    gflow.plot.staircase(ax, found, -50.0)
+    assert [line.get_color() for line in ax.lines if line.get_linestyle() == "--"] == colours
 
 
 @pytest.mark.parametrize("L", [2, 3])

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import mpmath as mp
 import numpy as np
 import pytest
+from scipy.integrate import solve_ivp
 from scipy.optimize import linprog
 from truth import distance, even, exact_theorem_5
 
@@ -120,6 +121,20 @@ def test_at_alpha_ten_to_minus_1000_the_limit_is_the_weighted_l1_solution(L):
     assert distance(end.coefficients, program.x[:9] - program.x[9:]) <= 1e-9
 
 
+@pytest.mark.parametrize("L", [2, 3, 4])
+@pytest.mark.parametrize("log10_alpha", [-60, -200, -1000])
+def test_basics_that_the_targets_ask_nothing_of_wait_at_any_scale(L, log10_alpha):
+    # Five coordinates fit forty targets: the other basics are of size α^L, which may be no float64.
+    rng = np.random.default_rng(0)
+    X, beta = rng.normal(size=(40, 100)) / np.sqrt(40), np.zeros(100)
+    beta[rng.choice(100, 5, replace=False)] = rng.normal(size=5)
+    end = gflow.limit(last_layer_zero(100, L), gflow.Regression(X, X @ beta), log_alpha=log10_alpha * LOG10)
+    assert end.converged
+    program = linprog(np.ones(200), A_eq=np.hstack([X, -X]), b_eq=X @ beta, method="highs").x
+    assert distance(program[:100] - program[100:], beta) < 1e-9
+    assert distance(end.coefficients, beta) <= 1e-9
+
+
 def test_certificate_and_batches():
     problem, network = regression(), last_layer_zero(9, 3)
     scales = jnp.log(jnp.logspace(-4, 1, 6)).at[2].set(jnp.nan)
@@ -161,6 +176,25 @@ def test_the_dual_path_is_the_path_of_the_weights(L):
     for v, w in zip(path.networks.weights, weights.networks.weights, strict=True):
         np.testing.assert_allclose(v, w, atol=1e-6)
     np.testing.assert_allclose(path.log_losses, weights.log_losses, atol=1e-4)
+
+
+@pytest.mark.parametrize("alpha", [1e-4, 0.1, 100.0])
+def test_rows_of_a_dual_path_keep_the_tolerance_between_steps_and_at_large_scales(alpha):
+    # Small weights grow like e^ν; large ones hardly move, and an error of ν is then felt α² times.
+    x, y = np.array([1.0, 2.0]), 1.0
+    log_times = np.linspace(np.log(1e-3), np.log(30.0), 12)
+
+    def field(tau, nu):
+        return [np.exp(tau) * (y - x @ (alpha**2 / 2 * np.sinh(2 * x * nu)))]
+
+    run = solve_ivp(field, (-40.0, log_times[-1]), [np.exp(-40.0)], "Radau", log_times, rtol=1e-11, atol=1e-16)
+    expected = alpha**2 / 2 * np.sinh(2 * np.outer(run.y[0], x))
+    for rtol in (1e-5, 1e-7):
+        save, method = gflow.LogTimes(log_times), gflow.Dual(rtol=rtol)
+        network = gflow.scale(last_layer_zero(2, 2), alpha)
+        path = gflow.flow(network, gflow.Regression([x], [y]), save=save, method=method)
+        errors = np.linalg.norm(path.coefficients - expected, axis=1) / np.linalg.norm(expected, axis=1)
+        assert errors.max() < 100 * rtol  # steps' errors add up, and grow in the jump
 
 
 @pytest.mark.parametrize(("L", "log10_alpha"), [(2, -1000), (3, -1000), (3, -6)])

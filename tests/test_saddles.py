@@ -100,6 +100,21 @@ def test_jumps_come_when_the_flow_in_dual_coordinates_jumps():
         assert np.abs(path.coefficients[between] - rest).max() < 1e-6
 
 
+@pytest.mark.parametrize(("L", "seed"), [(3, 0), (3, 8), (4, 3)])
+def test_deep_coordinates_that_return_to_zero_wait_before_they_jump_again(L, seed):
+    # A step from far beyond one bound to far beyond the other would miss the wait between them.
+    network, problem = drawn(seed, L)
+    found = gflow.predict.saddles(network, problem)
+    assert ((found.rho[:-1] != 0) & (found.rho[1:] == 0)).any()
+    until = gflow.LogTime(found.log_times(-2300.0)[-1] + np.log(3.0))
+    method = gflow.Dual(rtol=1e-5)
+    path = gflow.flow(network, problem, log_alpha=-2300.0, save=gflow.Steps(2048), until=until, method=method)
+    assert path.status == gflow.Status.finished
+    assert distance(path.coefficients[-1], found.end) < 1e-6
+    jumps = jump_log_times(path.log_times, path.coefficients, found.coefficients)
+    np.testing.assert_allclose(jumps, found.log_times(-2300.0), atol=0.01)  # 1 % in time
+
+
 @pytest.mark.parametrize("L", [2, 3, 4])
 def test_the_staircase_ends_at_the_minimum_of_the_linear_program(L):
     left = 0

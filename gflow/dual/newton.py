@@ -285,8 +285,9 @@ def _solved(coordinates: Coordinates, Z: Array, target: Array, first: Basis, max
 
         ahead = stride * (L * rho + drhos[1])
         falls = ahead * jnp.sign(rho) < 0  # then as a power of α, which does not turn the sign
-        ahead = jnp.where(falls, rho * jnp.expm1(ahead / jnp.where(falls, rho, 1.0)), ahead)
-        change = drhos[0] + ahead
+        kept = jnp.exp(jnp.where(falls, ahead / jnp.where(falls, rho, 1.0), 0.0))
+        ahead = drhos[0] + jnp.where(falls, 0.0, ahead)
+        change = rho * (kept - 1) + ahead
         there, scale = _at(coordinates, log_scale), jnp.maximum(largest, jnp.max(jnp.abs(basis.inverse @ target)))
         firm = basis.basic & ((here.side != 0) | (jnp.abs(x) > 1)) & (jnp.abs(rho) > 50 * eps * scale)
         loss = jnp.max(jnp.where(firm, -change / jnp.where(firm, rho, 1.0), 0.0))
@@ -295,7 +296,8 @@ def _solved(coordinates: Coordinates, Z: Array, target: Array, first: Basis, max
         damping = jnp.where(is_last, 1.0, damping)
         dx = (dzetas[0] + stride * dzetas[1]) * _exp(-slopes.log_zeta)
         unit = jnp.where(is_last, largest, scale)
-        moved = _moved(there, x, rho, damping * change, damping * dx, basis.basic, unit)
+        by_rho = rho * (1 - damping + damping * kept) + damping * ahead  # falls to much less are exact
+        moved = _moved(there, x, rho, by_rho, damping * dx, basis.basic, unit)
         x = jnp.where(seen & (~is_last | (size <= _CENTRED)), moved, x)  # what no row sees stays, to the last bit
         tries = state.tries + 1
         return _State(
@@ -353,22 +355,23 @@ def _slack(basis: Basis, zeta: Array) -> Float[Array, " m"]:
 
 
 def _moved(
-    coordinates: Coordinates, x: Array, rho: Array, drho: Array, dx: Array, basic: Array, scale: Scalar
+    coordinates: Coordinates, x: Array, rho: Array, by_rho: Array, dx: Array, basic: Array, scale: Scalar
 ) -> Array:
-    """The angles after a step by which ρ would change by `drho`, and by which ζ would to first order turn x by `dx`."""
+    """The angles after a step by which ρ would become `by_rho`, and by which ζ would to first order turn x by `dx`."""
     tied, size = coordinates.side != 0, coordinates.size(x)
     out = jnp.where(tied, coordinates.side, jnp.where(x != 0, jnp.sign(x), jnp.sign(dx)))
     grows = out * dx > 0
     by_zeta = _turned(coordinates, x, dx)
     rho_by_zeta = coordinates.rho(by_zeta)
 
-    by_rho = rho + drho
     crosses = ~grows & (by_rho * out <= 0)
     sinks = ~grows & ~(by_rho * out > 0.1 * jnp.abs(rho))
     negligible = _NEGLIGIBLE * scale
     free = ~basic & (tied | (size >= 1))
     stays = ~basic & ~tied & (jnp.maximum(size, jnp.abs(by_zeta)) < 1.5)  # where ρ is all but linear in ζ
-    use_zeta = stays | jnp.where(
+    # Basics that y asks nothing of are at tiny scales smaller than what can be represented: then only ζ is known.
+    vanishes = jnp.maximum(jnp.abs(by_rho), jnp.abs(rho_by_zeta)) < float(jnp.finfo(rho.dtype).tiny) ** 0.9
+    use_zeta = (stays | vanishes) | jnp.where(
         free,
         sinks | (jnp.abs(rho_by_zeta) <= negligible),
         ~tied & crosses & (jnp.abs(rho_by_zeta) < jnp.abs(by_rho)),  # what turns sign must not overshoot

@@ -126,6 +126,14 @@ class DualRegression(eqx.Module):
     def outputs(self, state: Array) -> Array:
         return self.found.Z @ self.coordinates.rho(self.angles(state))
 
+    def unit(self) -> Scalar:
+        """What a change of the state may be for outputs to change by their own size: ρ grows like e^{Lx} where it is
+        large, and like x from weights that are large already."""
+        start = self.start()
+        size = jnp.linalg.norm(self.problem.discrepancy(self.outputs(start)))
+        slope = jnp.linalg.norm(jax.jacfwd(self.outputs)(start))
+        return jnp.where((size > 0) & (slope > size), size / jnp.where(slope > 0, slope, 1.0), 1.0)
+
     def __call__(self, tau: Scalar, state: Array) -> Array:
         nu_dot = -self.found.modes.copies * jnp.exp(tau) * self.problem.residual(self.outputs(state))
         if self.coordinates.depth == 2:
@@ -134,6 +142,12 @@ class DualRegression(eqx.Module):
 
 
 _FLATTEST = float(np.log(1e-6))  # of dζ/dx, beyond which a weight that has blown up just follows
+
+
+def _reach(angles: Array) -> Array:
+    """By how much angles may change in a step. Where they are large they move so fast, and so evenly, that a step would
+    pass over small ones, at which coordinates wait, without seeing them."""
+    return jnp.maximum(2.0, 0.5 * jnp.abs(angles))
 
 
 class _Arrived(eqx.Module):
@@ -190,7 +204,6 @@ def flow(
     stops: list[Any] = [] if log_loss is None else [_LossBelow(dual, log_loss)]
     if log_loss is None or last_log_time is not None:
         stops.append(_Arrived(dual, rest(dtype) * (sizes[0] + sizes[1])))
-    tolerance = jnp.asarray(rtol, dtype)
     run = integrate(
         Integration(
             field=dual,
@@ -198,10 +211,12 @@ def flow(
             start=dual.start(),
             first=jnp.zeros((), dtype),
             last=jnp.asarray(last, dtype),
-            rtol=tolerance,
-            atol=tolerance,
+            rtol=jnp.asarray(10 * jnp.finfo(dtype).eps if coordinates.depth == 2 else rtol, dtype),
+            atol=jnp.asarray(rtol, dtype) * dual.unit(),
             stops=tuple(stops),
             saving=saving,
+            clip_to=saving.taus if isinstance(saving, AtTaus) else None,  # between steps all is of third order only
+            reach=None if coordinates.depth == 2 else _reach,
             max_steps=max_steps,
         )
     )

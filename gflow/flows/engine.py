@@ -26,6 +26,7 @@ class Integration(eqx.Module):
     - `stops`: modules (τ, state) ↦ Bool; the integration ends at the first step after which one holds.
     - `saving`: which rows to keep.
     - `clip_to`: values of τ at which steps must end.
+    - `reach`: by how much a step may change a state, beyond which the solver does not see what it steps over.
     """
 
     field: Callable[[Scalar, PyTree], PyTree]
@@ -38,6 +39,7 @@ class Integration(eqx.Module):
     stops: tuple[Callable[[Scalar, PyTree], Array], ...] = ()
     saving: Saving = OnlyEnd()
     clip_to: Array | None = None
+    reach: Callable[[PyTree], PyTree] | None = None
     pcoeff: float = 0.3  # halves the rejected steps of stiff flows
     icoeff: float = 0.4
     root_finder: Any = None  # of stops that are continuous: to the point where they change sign
@@ -92,7 +94,7 @@ def _run(what: Integration, adjoint: diffrax.AbstractAdjoint) -> Run:
     start, of_vector = ravel_pytree(what.start)
     run = diffrax.diffeqsolve(
         diffrax.ODETerm(_field),
-        Recorded(what.solver, what.saving, of_vector),
+        Recorded(what.solver, what.saving, of_vector, what.reach),
         t0=what.first,
         t1=what.last,
         dt0=None,

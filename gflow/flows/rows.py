@@ -11,6 +11,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
 
@@ -134,12 +135,13 @@ class OnlyEnd(Saving):
 class Recorded(diffrax.AbstractWrappedSolver):
     """A solver with the rows of its path in its state, which diffrax keeps where it accepts a step.
 
-    `of_vector` makes states of the vectors that the solver works with.
+    `of_vector` makes states of the vectors that the solver works with. Steps beyond `reach` are tried again, shorter.
     """
 
     solver: Any  # pyright: ignore[reportIncompatibleVariableOverride]
     saving: Saving
     of_vector: Callable[[Array], PyTree]
+    reach: Callable[[PyTree], PyTree] | None = None
 
     @property
     def term_structure(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -178,6 +180,9 @@ class Recorded(diffrax.AbstractWrappedSolver):
     ) -> tuple[PyTree, PyTree, Any, tuple[Any, Any], diffrax.RESULTS]:
         inner, memory = solver_state
         y1, error, info, inner, result = self.solver.step(terms, t0, t1, y0, args, inner, made_jump)
+        if self.reach is not None:
+            farthest = ravel_pytree(self.reach(self.of_vector(y0)))[0]
+            error = jnp.where(jnp.any(jnp.abs(y1 - y0) > farthest), jnp.inf, error)
         interpolation = self.solver.interpolation_cls(t0=t0, t1=t1, **info)
 
         def between(tau: Scalar) -> PyTree:

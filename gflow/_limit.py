@@ -16,6 +16,7 @@ from .dual import classification as dual_classification
 from .dual import decayed, other_flows
 from .dual import regression as dual_regression
 from .dual.decoupled import decoupled
+from .dual.newton import MOST_ITERATIONS
 from .dual.order import after
 from .dynamics import Dynamics, WeightDecay
 from .flows.beyond import limit_direction
@@ -211,7 +212,7 @@ def _by_dual(
     _require_discrepancy(network, problem)
     found, dtype = _ask.dual_form(network, problem, method), log_alpha.dtype
     if not isinstance(problem, Classification):
-        steps = 400 if method.max_steps is None else method.max_steps  # 340 are the most that were seen
+        steps = MOST_ITERATIONS if method.max_steps is None else method.max_steps
         return dual_regression.limit(network, problem, found, log_alpha, tolerance=tolerance, max_steps=steps)
     return dual_classification.direction(
         network,

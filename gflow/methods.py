@@ -65,7 +65,7 @@ class Dual(eqx.Module):
       the way, so for paths to the limit 1e-4 is enough.
     - `cap`: of a classification, the loss −log L above which ties of margins are smoothed, by default 1e4 (100 in
       float32). Below it the flow is exact. It is followed with a tenth of the cap too, and extrapolated.
-    - `max_steps`: by default 400 of Newton's method, and 4096 of the ODE solver.
+    - `max_steps`: by default 1000 of Newton's method, and 4096 of the ODE solver.
 
     ```python
     end = gflow.limit(start, problem, method=gflow.Dual())

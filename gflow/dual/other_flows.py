@@ -32,6 +32,7 @@ from ..records import Solution, Status, first_of, status_of
 from . import regression
 from .coordinates import Coordinates
 from .decoupled import Decoupled
+from .newton import MOST_ITERATIONS
 
 NetworkT = TypeVar("NetworkT", bound=Network)
 
@@ -101,7 +102,8 @@ def limit(
     network: NetworkT, problem: Any, found: Decoupled, log_alpha: Scalar, starts: Begun, options: Options
 ) -> Solution[NetworkT]:
     """The limit of gradient flow from what `begun` has found for another flow from e^`log_alpha` times `network`."""
-    tolerance, max_steps = options.tolerance, 400 if options.max_steps is None else options.max_steps
+    tolerance = options.tolerance
+    max_steps = MOST_ITERATIONS if options.max_steps is None else options.max_steps
 
     def one(start: Begun) -> tuple[Solution, Array]:
         end = regression.limit(

@@ -128,7 +128,8 @@ class ArcLengthClock(Clock):
     margins of size s, an error δ of θ would be one of sδ in its exponents, and steps would have to shrink like 1/s.
     They are kept in units of √(1 + (10⁻⁶ log L)²), for the round-off of their derivatives is in proportion to log L.
     log t itself grows like −log L and is pinned to it; w stays small.
-    To the arc is added log(1 + log(1 + t)), which carries the flow over plateaus, where it hardly moves for long.
+    With the arc runs log(1 + log(1 + t)), which carries the flow over plateaus, where it hardly moves for long. They
+    are added in squares: at rest their sum would have a kink, at which the implicit steps' iterations end nowhere.
     θ is kept in units of its resolution: then the tolerance for the other parts, which pass through zero, is `rtol`.
     """
 
@@ -166,7 +167,7 @@ class ArcLengthClock(Clock):
         ascent = backward(problem.y * q)[0]  # −∇ log L = dΘ/dτ with dτ = L dt
         slope = jnp.linalg.norm(ascent)
         patience = jnp.exp(-state.w) / (1 + jax.nn.relu(state.w - log_loss))
-        rate = 1 / (slope / size + patience)  # dτ/dσ
+        rate = 1 / jnp.sqrt(jnp.sum((ascent / size) ** 2) + patience**2)  # dτ/dσ
         radial = jnp.sum(ascent * weights) / size**2
         tangential = (ascent - radial * weights) / size
 

@@ -61,7 +61,8 @@ class RoundOffNewton(optimistix.AbstractRootFinder):
         operator, factors = state.jacobian if self.once else _factor(fn, y, args, tags)
         solved = lineax.linear_solve(operator, value, _SOLVER, state=factors, throw=False)
         new = jax.tree.map(lambda v, change: v - change, y, solved.value)
-        in_units = jax.tree.map(lambda c, v: c / (self.atol + self.rtol * jnp.abs(v)), solved.value, new)
+        step = args[-1]  # of the ODE solver, whose unknowns are derivatives: what they change is this times as much
+        in_units = jax.tree.map(lambda c, v: step * c / (self.atol + self.rtol * jnp.abs(step * v)), solved.value, new)
         result = optimistix.RESULTS.promote(solved.result)
         return new, _State(state.jacobian, self.norm(in_units), state.change, result, state.step + 1), aux
 

@@ -246,7 +246,7 @@ def agree(name, problem, start):
         save=gflow.Times(jnp.exp(path.log_time)[None]),
         method=gflow.Weights(rtol=1e-12, max_steps=100_000),
     )
-    print(f"      log L at log t = {float(path.log_time):.6f}: {float(path.log_loss):.10f} in the arc-length clock, "
+    print(f"      log L at log t = {float(path.log_time):.6f}: {float(path.log_loss):.10f} in the loss clock, "
           f"{float(plain.log_loss):.10f} in the time clock")  # fmt: skip
     far = gflow.flow(start, problem, save=EVERY_STEP, until=gflow.LogLoss(-1e10))
     margins = np.asarray(jax.vmap(lambda n: gflow.invariants.smoothed_margin(n, problem))(far.networks))

@@ -12,7 +12,7 @@ from ._checks import all_concrete
 from .dual import classification as dual_classification
 from .dual import regression as dual_regression
 from .dynamics import Dynamics, WeightDecay
-from .flows.clocks import ArcLengthClock, Clock, TimeClock
+from .flows.clocks import Clock, LossClock, TimeClock
 from .flows.engine import Run
 from .flows.rows import AtTaus, Saving, Thinned
 from .flows.smaller import Followed, on_smaller
@@ -176,7 +176,7 @@ def _path_of_weights(followed: Followed, options: tuple[Any, tuple[Until, ...], 
     dtype = jnp.result_type(*network.weights)
     timed = isinstance(save, LogTimes)
     clock = (
-        ArcLengthClock(network, problem)
+        LossClock(network, problem)
         if isinstance(problem, Classification) and not timed
         else TimeClock(network, problem)
     )

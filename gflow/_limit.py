@@ -20,7 +20,7 @@ from .dual.newton import MOST_ITERATIONS
 from .dual.order import after
 from .dynamics import Dynamics, WeightDecay
 from .flows.beyond import limit_direction
-from .flows.clocks import ArcLengthClock, TimeClock
+from .flows.clocks import LossClock, TimeClock
 from .flows.polish import can_polish
 from .flows.radau import MOST_OUTPUTS, Radau
 from .flows.smaller import Followed, on_smaller
@@ -324,7 +324,7 @@ def _direction_of_weights(followed: Followed, options: tuple[Scalar, Weights]) -
     problem: Any = followed.problem
     dtype = tolerance.dtype
     farthest = _ask.default_tolerance(dtype, 1e10, 1e3)  # −log L, beyond which round-off in ties of margins is felt
-    clock = ArcLengthClock(network, problem)
+    clock = LossClock(network, problem)
     rtol = _ask.default_tolerance(dtype, 1e-8, 1e-5) if method.rtol is None else method.rtol
 
     log_losses = -(farthest ** jnp.array(dual_classification.READINGS, dtype))

@@ -33,7 +33,7 @@ class Weights(eqx.Module):
       float32), which leaves paths good to about seven digits; for the limit point of a regression a tenth of its
       tolerance.
     - `solver`: any diffrax solver. By default the explicit `Dopri8` in the time clock and an implicit `Kvaerno5`
-      in the arc-length clock, which is stiff: margins of support vectors are pinned to each other. The limit of a
+      in a clock of the log-loss, which is stiff: margins of support vectors are pinned to each other. The limit of a
       regression with at most 128 outputs is followed by an implicit method of order 13, Radau IIA, whose steps are as
       large on ill-conditioned data and whose equations are as many as outputs.
     - `max_steps`: after so many the status is `step limit`.

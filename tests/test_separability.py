@@ -7,6 +7,7 @@ import pytest
 
 import gflow
 from gflow.dual.cone import is_balanced
+from gflow.flows.stopping import is_stationary
 
 
 @pytest.mark.parametrize(("n", "d"), [(4, 8), (6, 3), (12, 5)])
@@ -58,3 +59,33 @@ def test_inputs_in_another_unit_have_the_same_direction(c):
     assert other.converged
     assert gflow.measures.angle(end.coefficients, other.coefficients) <= 1e-12
     np.testing.assert_allclose(other.network.weights[0] * c**0.5, end.network.weights[0], rtol=1e-9)
+
+
+@pytest.mark.parametrize(("asleep", "stationary"), [(1e-6, False), (0.0, True)])
+def test_a_plateau_is_stationary_only_without_coordinates_asleep(asleep, stationary):
+    """The first coordinate is balanced: both points pull it as strongly, and the second both the same way."""
+    layers = jnp.array([1.0, asleep]), jnp.array([1.0, asleep]), jnp.array([0.0, asleep])
+    problem = gflow.Classification(jnp.array([[1.0, 1.0], [-1.0, 1.0]]), jnp.ones(2))
+    network = gflow.Diagonal(layers)
+    assert is_stationary(network.weights, network, problem) == stationary
+
+
+@pytest.mark.parametrize("depth", [3, 4])
+def test_a_deep_network_of_tiny_weights_passes_plateaus_by_weights(depth):
+    """Coordinates asleep wait for t ~ 1e6^(L−2): at rest on the way, and no end."""
+    rng = np.random.default_rng(7)
+    A, weights = jnp.asarray(rng.normal(size=(3, 4, 6))), jnp.asarray(rng.normal(size=(3, depth, 6)))
+
+    @jax.jit
+    def limits(method):
+        def one(lane):
+            A, weights = lane
+            problem = gflow.Classification(A, jnp.ones(4))
+            return gflow.limit(gflow.Diagonal(tuple(weights)), problem, log_alpha=-13.8, method=method)
+
+        return jax.lax.map(one, (A, weights))
+
+    by_weights, by_dual = limits(gflow.Weights()), limits(gflow.Dual())
+    assert by_weights.converged.all()
+    assert by_dual.converged.all()
+    assert jnp.max(gflow.angle(by_weights.direction, by_dual.direction)) <= 1e-9

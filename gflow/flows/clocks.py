@@ -1,6 +1,6 @@
 """The clocks of gradient flow: reparametrisations of time in which the same path can be followed.
 
-The *time clock* u = log(1 + t) serves every problem. The *arc-length clock* dσ = ‖dΘ‖ / ‖Θ‖ carries a
+The *time clock* u = log(1 + t) serves every problem. The *loss clock*, about log |log L|, carries a
 classification on to losses like 10^(−10^10), where t itself would overflow.
 """
 
@@ -111,15 +111,18 @@ def log_time_at(u: Scalar) -> Scalar:
     return u + jnp.log(-jnp.expm1(-jnp.maximum(u, 0.0)))
 
 
-class _Arc(NamedTuple):
+class _Parts(NamedTuple):
     theta: Float[Array, " N"]
     log_norm: Scalar
     w: Scalar
     logits: Float[Array, " n"]
 
 
-class ArcLengthClock(Clock):
-    """dσ = ‖dΘ‖ / ‖Θ‖, with the normalised gradient.
+class LossClock(Clock):
+    """dσ = |d log L| / (1 + |log L|) + d log(1 + log(1 + t)), with the gradient of log L.
+
+    The second part carries the flow over plateaus, where it hardly moves for long. The first is smooth at rest, where
+    the length of the way would have a kink, at which the iterations of implicit steps end nowhere.
 
     The state is θ = Θ/‖Θ‖, log ‖Θ‖, w = log((1 + t) L) and the logits λ_i = log(q_i / Σq) of the
     shares q_i = −∂ log L/∂m_i of the data points. It moves by −∇ log L = Jᵀq, which neither underflows nor overflows.
@@ -128,7 +131,6 @@ class ArcLengthClock(Clock):
     margins of size s, an error δ of θ would be one of sδ in its exponents, and steps would have to shrink like 1/s.
     They are kept in units of √(1 + (10⁻⁶ log L)²), for the round-off of their derivatives is in proportion to log L.
     log t itself grows like −log L and is pinned to it; w stays small.
-    To the arc is added log(1 + log(1 + t)), which carries the flow over plateaus, where it hardly moves for long.
     θ is kept in units of its resolution: then the tolerance for the other parts, which pass through zero, is `rtol`.
     """
 
@@ -140,7 +142,7 @@ class ArcLengthClock(Clock):
         entries = sum(v.size for v in self.network.weights)
         return 1e-3 * jnp.clip(norm(self.network.weights), 1e-2, 1.0) / jnp.sqrt(entries)
 
-    def start(self) -> _Arc:
+    def start(self) -> _Parts:
         weights = self.network.weights
         size = norm(weights)
         size = jnp.where(size > 0, size, 1.0)  # the zero network is stationary and stays where it is
@@ -148,12 +150,12 @@ class ArcLengthClock(Clock):
         outputs = self.network(self.problem.X)
         log_loss = self.problem.log_loss(outputs)
         logits = jax.nn.log_softmax(self.problem.log_slopes(self.problem.margins(outputs)))
-        return _Arc(theta, jnp.log(size), log_loss, logits / _logit_unit(log_loss))
+        return _Parts(theta, jnp.log(size), log_loss, logits / _logit_unit(log_loss))
 
-    def weights(self, state: _Arc) -> Weights:
+    def weights(self, state: _Parts) -> Weights:
         return ravel_pytree(self.network.weights)[1](jnp.exp(state.log_norm) * self._resolution() * state.theta)
 
-    def __call__(self, tau: Scalar, state: _Arc) -> _Arc:
+    def __call__(self, tau: Scalar, state: _Parts) -> _Parts:
         problem, resolution = self.problem, self._resolution()
         unravel, size = ravel_pytree(self.network.weights)[1], jnp.exp(state.log_norm)
         weights = size * resolution * state.theta
@@ -166,7 +168,7 @@ class ArcLengthClock(Clock):
         ascent = backward(problem.y * q)[0]  # −∇ log L = dΘ/dτ with dτ = L dt
         slope = jnp.linalg.norm(ascent)
         patience = jnp.exp(-state.w) / (1 + jax.nn.relu(state.w - log_loss))
-        rate = 1 / (slope / size + patience)  # dτ/dσ
+        rate = 1 / (slope**2 / (1 + jnp.abs(log_loss)) + patience)  # dτ/dσ
         radial = jnp.sum(ascent * weights) / size**2
         tangential = (ascent - radial * weights) / size
 
@@ -178,18 +180,18 @@ class ArcLengthClock(Clock):
         change -= slope**2 * jax.nn.logsumexp(logits)
         back = jnp.exp(jnp.minimum(log_loss, 0.0)) * (jax.nn.log_softmax(log_slopes) - logits)
         unit, unit_change = jax.jvp(_logit_unit, (log_loss,), (-rate * slope**2,))
-        return _Arc(
+        return _Parts(
             theta=rate / resolution * tangential,
             log_norm=rate * radial,
             w=rate * (jnp.exp(-state.w) - slope**2),
             logits=(rate * change + back - state.logits * unit_change) / unit,
         )
 
-    def log_time(self, tau: Scalar, state: _Arc) -> Scalar:
+    def log_time(self, tau: Scalar, state: _Parts) -> Scalar:
         return log_time_at(state.w - log_loss_at(self.weights(state), self.network, self.problem))
 
     def last(self) -> float:
-        return 1e4  # log ‖Θ‖ is at most σ; float64 ends at log ‖Θ‖ = 709
+        return 1e4  # float64 ends where log |log L|, log ‖Θ‖ or log log t is 709
 
     def unit(self) -> Scalar:
         return jnp.ones((), jnp.result_type(*self.network.weights))

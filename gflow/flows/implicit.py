@@ -21,6 +21,7 @@ class _State(eqx.Module):
     jacobian: Any  # of the function, with its factors, where it is computed once a step
     change: Scalar  # the last correction, in units of the tolerance
     previous: Scalar
+    of_state: Scalar  # the last change of the ODE's state, likewise: the unknowns are derivatives by its clock
     result: optimistix.RESULTS
     step: Int[Array, ""]
 
@@ -28,7 +29,9 @@ class _State(eqx.Module):
 class RoundOffNewton(optimistix.AbstractRootFinder):
     """Newton's method, whose Jacobian is computed anew in each iteration or `once` a step of the ODE solver.
 
-    A change below `kappa` of the tolerance, made or expected, is the end; growth by a factor of two is divergence.
+    A change below `kappa` of the tolerance, made or expected, is the end; growth by a factor of two is divergence. The
+    end is also where a change shrinks no more and moves the ODE's state by less than that: round-off in derivatives,
+    which are the unknowns, is no error in short steps.
     """
 
     rtol: Any
@@ -52,7 +55,7 @@ class RoundOffNewton(optimistix.AbstractRootFinder):
         dtype = jnp.result_type(*jax.tree.leaves(y))
         infinite = jnp.full((), jnp.inf, dtype)
         factors = _factor(fn, y, args, tags) if self.once else None
-        return _State(factors, infinite, infinite, optimistix.RESULTS.successful, jnp.array(0))
+        return _State(factors, infinite, infinite, infinite, optimistix.RESULTS.successful, jnp.array(0))
 
     def step(
         self, fn: Callable, y: PyTree, args: PyTree, options: dict[str, Any], state: _State, tags: frozenset[object]
@@ -62,8 +65,9 @@ class RoundOffNewton(optimistix.AbstractRootFinder):
         solved = lineax.linear_solve(operator, value, _SOLVER, state=factors, throw=False)
         new = jax.tree.map(lambda v, change: v - change, y, solved.value)
         in_units = jax.tree.map(lambda c, v: c / (self.atol + self.rtol * jnp.abs(v)), solved.value, new)
+        change = self.norm(in_units)
         result = optimistix.RESULTS.promote(solved.result)
-        return new, _State(state.jacobian, self.norm(in_units), state.change, result, state.step + 1), aux
+        return new, _State(state.jacobian, change, state.change, args[-1] * change, result, state.step + 1), aux
 
     def terminate(
         self, fn: Callable, y: PyTree, args: PyTree, options: dict[str, Any], state: _State, tags: frozenset[object]
@@ -72,6 +76,7 @@ class RoundOffNewton(optimistix.AbstractRootFinder):
         remaining = state.change * rate / (1 - rate)
         known = state.step >= 2
         done = (state.change < self.kappa) | (known & (rate < 1) & (remaining < self.kappa))
+        done |= known & (rate > 0.5) & (state.of_state < self.kappa)
         diverged = known & ~done & ~(rate <= 2)
         failed = state.result != optimistix.RESULTS.successful
         found = optimistix.RESULTS.where(

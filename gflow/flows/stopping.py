@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Scalar
 
 from .._checks import to_scalar
@@ -192,15 +193,16 @@ STUCK = 1e-9  # of a sum, relative to its terms: zero to the digits that a flow 
 def is_stationary(weights: Weights, network: Network, problem: Any) -> Bool[Array, ""]:
     """Whether the flow of a classification cannot make its loss fall, although it does not classify every point.
 
-    That is where the gradients of the data points cancel in ∇L to nine digits, or all vanish. A function xᵀβ also
-    cannot where Σ q_i y_i x_i vanishes to nine digits of Σ q_i ‖x_i‖, with q_i the points' shares in ∇L: over the
-    latter its norm bounds the margin of every unit β for inputs of unit length (Gordan), so to that many digits the
-    data are not separable. A plateau meets neither.
+    That is where the gradients of the data points cancel to nine digits in ∇L, or all vanish, by every weight for
+    itself: on a plateau they cancel in those that are awake, and in sum, while those asleep, smaller by many orders,
+    still grow. A function xᵀβ also cannot where Σ q_i y_i x_i vanishes to nine digits of Σ q_i ‖x_i‖, with q_i the
+    points' shares in ∇L: over the latter its norm bounds the margin of every unit β for inputs of unit length (Gordan),
+    so to that many digits the data are not separable.
     """
     outputs, pull_back = jax.vjp(lambda v: with_weights(network, v)(problem.X), weights)
     log_loss, shares = jax.value_and_grad(problem.log_loss)(outputs)
-    each = jax.vmap(lambda one: norm(pull_back(one)[0]))(jnp.diag(shares))
-    stationary = norm(pull_back(shares)[0]) <= STUCK * jnp.sum(each)
+    each = jax.vmap(lambda one: ravel_pytree(pull_back(one)[0])[0])(jnp.diag(shares))
+    stationary = jnp.all(jnp.abs(jnp.sum(each, axis=0)) <= STUCK * jnp.sum(jnp.abs(each), axis=0))
     if isinstance(network, LinearNetwork):
         X = problem.X / jnp.maximum(jnp.max(jnp.abs(problem.X)), jnp.finfo(problem.X.dtype).tiny)  # no square overflows
         stationary |= jnp.linalg.norm(shares @ X) <= STUCK * (jnp.abs(shares) @ jnp.linalg.norm(X, axis=1))

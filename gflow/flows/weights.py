@@ -11,7 +11,7 @@ from jaxtyping import Array, Scalar
 from ..networks import Network, with_weights
 from ..problems import Classification, Problem, loss_gradient
 from ..records import Certificate, Path, Route, Solution, Status, first_of, status_of
-from .clocks import ArcLengthClock, Clock, norm
+from .clocks import Clock, LossClock, norm
 from .engine import Integration, Run, integrate
 from .rows import OnlyEnd, Saving
 from .stopping import Stationary, Stop, Until, is_stationary
@@ -36,7 +36,7 @@ def follow(
     dtype = jnp.result_type(*network.weights)
     rules = until
     last = clock.last() if last is None else last
-    if isinstance(clock, ArcLengthClock):  # no stationary point hurts the time clock
+    if isinstance(clock, LossClock):  # no stationary point hurts the time clock
         rules = (*until, Stationary())
         last = jnp.where(is_stationary(network.weights, network, problem), 0.0, last)  # the clock cannot start there
     return integrate(

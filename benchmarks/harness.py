@@ -39,7 +39,7 @@ class Contender:
     truth: Any = None
 
 
-def contest(workload: str, sizes: dict, contenders: list[Contender], expected: Any, rounds: int = 7, patience=30.0):
+def contest(workload: str, sizes: dict, contenders: list[Contender], expected: Any, rounds: int = 7, patience=10.0):
     """Calls the contenders in turn, `rounds` times or for `patience` seconds each, and records and prints the outcome.
 
     Ratios are to the first contender, of the times of one lane, round by round. `expected` has a row for every lane;

@@ -168,6 +168,22 @@ def test_refinement_and_elimination_agree_beyond_float64():
     np.testing.assert_allclose(large @ found, 1, atol=1e-10)
 
 
+def test_corrections_that_cancel_are_no_solution():
+    one = digits.fixed(np.ones(2))
+    assert digits.refined(lambda x: one - x, np.zeros_like, 2) is None
+    np.testing.assert_array_equal(digits.refined(lambda x: one - x, np.copy, 2), one)
+    np.testing.assert_array_equal(digits.refined(np.negative, np.copy, 2), 0 * one)  # nothing is to be solved
+
+
+@pytest.mark.parametrize("p", [1, 2])
+def test_a_point_between_two_others_has_a_margin(p):
+    """Up to round-off the third row is the mean of two, and as tight as they are: corrections of 1e31 cancel."""
+    A = np.random.default_rng(21).standard_normal((27, 4, 6))[26]
+    A[2] = 0.5 * (A[0] + A[1])
+    found = predict.maximum_margin(gflow.Classification(A, np.ones(4)), p)
+    assert abs(np.min(A @ found.coefficients) - 1) <= 1e-14
+
+
 def test_what_float64_takes_for_singular_is_eliminated():
     B = np.array([[1.0, 1.0], [1.0, 1.0 + 2.0**-52]])
     shifted = digits.solve(digits.integers(B), digits.fixed(np.array([0.0, 2.0**-52])))

@@ -30,8 +30,8 @@ class RoundOffNewton(optimistix.AbstractRootFinder):
     """Newton's method, whose Jacobian is computed anew in each iteration or `once` a step of the ODE solver.
 
     A change below `kappa` of the tolerance, made or expected, is the end; growth by a factor of two is divergence. The
-    end is also where a change shrinks no more and moves the ODE's state by less than that: round-off in derivatives,
-    which are the unknowns, is no error in short steps.
+    end is also where a change shrinks no more and moves the ODE's state by less than a hundredth of the tolerance:
+    round-off in derivatives, which are the unknowns, is no error in short steps.
     """
 
     rtol: Any
@@ -76,7 +76,7 @@ class RoundOffNewton(optimistix.AbstractRootFinder):
         remaining = state.change * rate / (1 - rate)
         known = state.step >= 2
         done = (state.change < self.kappa) | (known & (rate < 1) & (remaining < self.kappa))
-        done |= known & (rate > 0.5) & (state.of_state < self.kappa)
+        done |= known & (rate > 0.5) & (state.of_state < 1e-2)
         diverged = known & ~done & ~(rate <= 2)
         failed = state.result != optimistix.RESULTS.successful
         found = optimistix.RESULTS.where(

@@ -62,12 +62,13 @@ def floats(x: Fixed) -> Float[np.ndarray, " k"]:
 
 
 def refined(residual: Callable[[Fixed], Fixed], correct: Callable[[np.ndarray], np.ndarray], size: int) -> Fixed | None:
-    """x with residual(x) = 0, from approximate corrections; None where these do not halve its changes."""
+    """x with residual(x) = 0, from approximate corrections; None where these do not halve its changes, or cancel."""
     x, last = fixed(np.zeros(size)), math.inf
     while True:
-        change = correct(floats(residual(x)))
+        left = residual(x)
+        change = correct(floats(left))
         largest = float(np.abs(change).max(initial=0.0))
-        if not largest <= last / 2:
+        if not largest <= last / 2 or (largest == 0 and left.any()):
             return None
         x, last = x + fixed(change), largest
         if largest <= 2.0**-_WANTED * float(np.abs(floats(x)).max(initial=0.0)):

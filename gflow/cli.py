@@ -98,6 +98,7 @@ def sweep(file: Path) -> None:
     import tomllib
 
     from ._sweep import sweep as run
+    from ._sweep.engine import end_with_parent
 
     try:
         asked = tomllib.loads(file.read_text(encoding="utf-8"))
@@ -111,8 +112,12 @@ def sweep(file: Path) -> None:
         verbs = asked["verb"] if isinstance(asked["verb"], list) else [asked["verb"]]
         found = {name.rpartition(":")[2]: _function(file.parent, name) for name in verbs}
         grid = {name: _axis(axis) for name, axis in asked["grid"].items()}
-        spawn = multiprocessing.get_context("spawn")
-        pool = functools.partial(concurrent.futures.ProcessPoolExecutor, asked.get("processes"), mp_context=spawn)
+        pool = functools.partial(
+            concurrent.futures.ProcessPoolExecutor,
+            asked.get("processes"),
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=end_with_parent,  # also of workers that no task has reached
+        )
         run(
             _function(file.parent, asked["make"]),
             found if len(found) > 1 else next(iter(found.values())),

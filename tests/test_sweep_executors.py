@@ -1,9 +1,14 @@
 """Sweeps on executors whose workers die. Verbs are toys."""
 
 import concurrent.futures
+import contextlib
 import multiprocessing
 import os
 import pathlib
+import signal
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 
@@ -53,6 +58,58 @@ def test_a_chunk_whose_worker_dies_three_times_is_crashed_and_no_other(tmp_path)
     assert np.array_equal(found.status, np.where(crashed, -2, 1))
     assert np.array_equal(found.value, np.where(crashed, np.nan, 2 * A), equal_nan=True)
     assert gflow.open_sweep(tmp_path).identical(found)
+
+
+SLOW = """
+    import functools, os, time, jax, numpy as np
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    def make(a):
+        return a, None
+
+    def verb(a, _):
+        def sleep(a):
+            os.write(1, b"working\\n")
+            time.sleep(300)
+            return a
+
+        return jax.pure_callback(sleep, jax.ShapeDtypeStruct((), a.dtype), a, vmap_method="sequential")
+
+    if __name__ == "__main__":
+        import gflow, gflow.cli
+
+        {call}
+"""
+TOML = """
+    make = "slow.py:make"
+    verb = "slow.py:verb"
+    store = "ends"
+    processes = 2
+    grid = { a = [1.0] }
+"""
+POOL = "functools.partial(ProcessPoolExecutor, 2, mp_context=get_context('spawn'))"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        f"gflow.sweep(make, verb, {{'a': np.arange(8.0)}}, chunk=1, executor={POOL})",
+        "gflow.cli.main(['sweep', 'slow.toml'])",  # of which one worker has no task
+    ],
+)
+def test_workers_end_when_their_caller_is_killed(tmp_path, call):
+    (tmp_path / "slow.toml").write_text(textwrap.dedent(TOML))
+    (tmp_path / "slow.py").write_text(textwrap.dedent(SLOW).replace("{call}", call))
+    code = [sys.executable, "slow.py"]
+    with subprocess.Popen(code, stdout=subprocess.PIPE, cwd=tmp_path, start_new_session=True) as caller:
+        try:
+            assert caller.stdout.readline() == b"working\n"
+            caller.kill()
+            caller.communicate(timeout=60)  # until nobody is left who could write
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(caller.pid, signal.SIGKILL)
 
 
 def test_a_pool_that_breaks_and_has_no_successor_says_how_to_go_on(tmp_path):

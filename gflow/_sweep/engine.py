@@ -1,6 +1,10 @@
 """Tasks on any executor, and what happens when one crashes."""
 
 import collections
+import functools
+import multiprocessing
+import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
@@ -21,6 +25,26 @@ class Here(Executor):
         return future
 
 
+@functools.cache
+def end_with_parent() -> None:
+    """Ends this worker when the process that made it is gone: it would wait for tasks for ever."""
+
+    def watch() -> None:
+        if parent := multiprocessing.parent_process():
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _bound(caller: int, function: Callable, *task: Any) -> Any:
+    """`function` of a task, in a worker that ends with its caller if that has made it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None and parent.pid == caller:
+        end_with_parent()
+    return function(*task)
+
+
 class Broken(RuntimeError):
     """An executor has broken, and there is no function that makes another."""
 
@@ -29,9 +53,10 @@ def computed(executor: Any, function: Callable, tasks: Iterable[tuple]) -> Itera
     """(i, function(*tasks[i])) in the order in which they end; (i, None) for a task that has crashed three times.
 
     An exception of a future is a crash: `function` must not raise. `executor` is None, an executor, or a function that
-    makes one, which is called again whenever one has broken.
+    makes one, which is called again whenever one has broken, and whose processes end with this one.
     """
     make = executor if executor is not None and not hasattr(executor, "submit") else None
+    function = functools.partial(_bound, os.getpid(), function) if make else function
     pool: Any = Here() if executor is None else make() if make else executor
     numbered = enumerate(tasks)  # made when they are sent: a sweep of millions of lanes holds few of them
     waiting, flying, crashes, broken = collections.deque(), {}, collections.Counter(), False

@@ -207,11 +207,12 @@ def flow(
     run = integrate(
         Integration(
             field=dual,
-            solver=implicit.newton(),
+            # In ν equations change little within a step, and one Jacobian is enough; in angles they may change a lot.
+            solver=implicit.chord() if coordinates.depth == 2 else implicit.newton(),
             start=dual.start(),
             first=jnp.zeros((), dtype),
             last=jnp.asarray(last, dtype),
-            rtol=jnp.asarray(10 * jnp.finfo(dtype).eps if coordinates.depth == 2 else rtol, dtype),
+            rtol=jnp.asarray(10 * jnp.finfo(dtype).eps, dtype),
             atol=jnp.asarray(rtol, dtype) * dual.unit(),
             stops=tuple(stops),
             saving=saving,

@@ -241,8 +241,8 @@ def small_scale_limit(network: Network, problem: Regression) -> Prediction:
 
     The horizons t⁺ and t⁻ are those of the start, whatever it is: equal for both signs where ρ(0) = 0, and then, for
     Theorem 5's start, in proportion to 1 / |η_i|^{L−2}. For a product of matrices started at the identity it is the
-    minimum nuclear norm (Corollary 7). It is approached like a power of α, for L = 2 a small one where the multiplier of
-    a coefficient that ends at 0 is near its bound.
+    minimum nuclear norm (Corollary 7). It is approached like a power of α, for L = 2 a small one where the multiplier
+    of a coefficient that ends at 0 is near its bound.
 
     A linear program, solved by SciPy's HiGHS and certified by its duality gap. **Raises** ValueError as `saddles` does,
     if X has not full row rank, and if no weights of the signs that the start allows fit; RuntimeError if the gap

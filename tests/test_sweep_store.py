@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import tracemalloc
 import warnings
 
 import jax
@@ -22,6 +23,7 @@ from gflow._sweep import Damaged, store
 from gflow._sweep.fingerprint import fingerprint
 
 pytest.importorskip("zarr")
+xr = pytest.importorskip("xarray")
 
 A = np.arange(10.0)
 GRID = {"a": ("a", A, {"units": "m"}), "kind": ["one", "ten"]}
@@ -202,6 +204,37 @@ def test_a_chunk_that_is_altered_after_its_store_was_opened_is_not_read(tmp_path
         file.write_bytes(flip(content, random))
         with pytest.raises(ValueError, match="checksum"):
             found.copy(deep=False).square.load()
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        {"a": 3, "kind": 1, "vector_0": 2},
+        {"a": slice(7, None, -3), "vector_0": slice(1)},
+        {"a": [8, 0, 8], "kind": [1], "vector_0": [2, 0]},
+        {"a": [], "vector_0": 1},
+        {"a": np.arange(10) % 3 == 1},
+        {"a": xr.DataArray([9, 2, 2], dims="point"), "kind": xr.DataArray([0, 1, 0], dims="point")},
+    ],
+)
+def test_a_part_that_is_read_is_that_part_of_the_whole(tmp_path, whole, index):
+    call(tmp_path)
+    found = gflow.open_sweep(tmp_path).vector
+    assert found.isel(index).identical(whole.vector.isel(index))
+    odd = slice(1, None, 2)
+    assert found.isel(a=odd).isel(a=[0, 3]).identical(whole.vector.isel(a=odd).isel(a=[0, 3]))
+
+
+def test_opening_a_store_takes_a_position_a_lane_and_no_variable(tmp_path):
+    lanes = 100_000
+    gflow.sweep(lambda a: (a, None), lambda a, _: a * jnp.ones(30), {"a": np.arange(1.0 * lanes)}, store=tmp_path)
+    tracemalloc.start()
+    found = gflow.open_sweep(tmp_path)
+    kept, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found.value.shape == (lanes, 30)
+    assert kept < 30 * lanes  # of 241 bytes a lane: the coordinate, its index and the positions
+    assert peak < 60 * lanes
 
 
 def test_a_chunk_that_is_missing_or_not_in_the_ledger_does_not_exist(tmp_path, whole):

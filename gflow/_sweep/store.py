@@ -31,20 +31,19 @@ Fields = Mapping[str, Column]  # with shapes and dtypes for values
 
 
 class Memory:
-    """Columns of a sweep that is not kept. The last row is blank, for lanes without a result."""
+    """Columns of a sweep that is not kept, in the grid's order; blank for lanes without a result."""
 
     def __init__(self, plan: Plan, fields: Fields) -> None:
         self.plan = plan
         self.done, self.crashed = set[int](), set[int]()
         self.columns = {
-            name: np.full((plan.rows, *c.value.shape), blank(c.value.dtype), c.value.dtype)
+            name: np.full((len(plan.order), *c.value.shape), blank(c.value.dtype), c.value.dtype)
             for name, c in fields.items()
         }
 
     def write(self, k: int, columns: dict[str, np.ndarray]) -> None:
         for name, column in self.columns.items():
-            values = columns[name]
-            column[k * self.plan.chunk : k * self.plan.chunk + len(values)] = values
+            column[self.plan.lanes(k)] = columns[name]
         self.done.add(k)
 
     def crash(self, k: int) -> None:

@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import pathlib
+import pickle
 import signal
 import subprocess
 import sys
@@ -221,6 +222,7 @@ def test_a_part_that_is_read_is_that_part_of_the_whole(tmp_path, whole, index):
     call(tmp_path)
     found = gflow.open_sweep(tmp_path).vector
     assert found.isel(index).identical(whole.vector.isel(index))
+    assert pickle.loads(pickle.dumps(found.isel(index))).identical(whole.vector.isel(index))
     odd = slice(1, None, 2)
     assert found.isel(a=odd).isel(a=[0, 3]).identical(whole.vector.isel(a=odd).isel(a=[0, 3]))
 

@@ -4,35 +4,44 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Int
-from xarray.backends import BackendArray
-from xarray.core import indexing
 
 
-class _Placed(BackendArray):
-    """Rows of a zarr array at the positions of the lanes. xarray's own lazy indexing by an array would hold two indices
-    for every number of the variable."""
+def placed(rows: Any, at: Int[np.ndarray, "..."]) -> Any:
+    """The rows of a zarr array at the positions of the lanes, as xarray takes a variable that is read lazily.
 
-    def __init__(self, rows: Any, at: Int[np.ndarray, "..."]) -> None:
-        self.rows, self.at = rows, at
-        self.shape, self.dtype = (*at.shape, *rows.shape[1:]), rows.dtype
+    xarray's own lazy indexing by an array would hold two indices for every number of the variable.
+    """
+    from xarray.core import indexing
 
-    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
-        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._outer)
+    return indexing.LazilyIndexedArray(_array(rows, at))
 
-    def _outer(self, key: tuple) -> np.ndarray:
-        """The values at a number, a slice or an array of indices along each axis."""
-        at = _taken(self.at, key[: self.at.ndim])
-        rows, which = np.unique(at, return_inverse=True)
-        values = self.rows.oindex[rows][which.reshape(at.shape)]
-        return _taken(values, (*[slice(None)] * at.ndim, *key[self.at.ndim :]))
+
+def _array(rows: Any, at: Int[np.ndarray, "..."]) -> Any:
+    from xarray.backends import BackendArray
+    from xarray.core import indexing
+
+    class Placed(BackendArray):
+        shape, dtype = (*at.shape, *rows.shape[1:]), rows.dtype
+
+        def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+            support = indexing.IndexingSupport.OUTER
+            return indexing.explicit_indexing_adapter(key, self.shape, support, lambda key: _read(rows, at, key))
+
+        def __reduce__(self) -> tuple:
+            return _array, (rows, at)
+
+    return Placed()
+
+
+def _read(rows: Any, at: Int[np.ndarray, "..."], key: tuple) -> np.ndarray:
+    """The values at a number, a slice or an array of indices along each axis."""
+    found = _taken(at, key[: at.ndim])
+    read, which = np.unique(found, return_inverse=True)
+    values = rows.oindex[read][which.reshape(found.shape)]
+    return _taken(values, (*[slice(None)] * found.ndim, *key[at.ndim :]))
 
 
 def _taken(values: np.ndarray, key: tuple) -> np.ndarray:
     for axis in reversed(range(len(key))):  # a number takes its axis away, and shifts those behind it
         values = np.asarray(values[(*[slice(None)] * axis, key[axis])])
     return values
-
-
-def placed(rows: Any, at: Int[np.ndarray, "..."]) -> indexing.LazilyIndexedArray:
-    """The variable whose value of each lane is the row at its position; `at` has the grid's shape."""
-    return indexing.LazilyIndexedArray(_Placed(rows, at))

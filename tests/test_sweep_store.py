@@ -283,6 +283,23 @@ def test_a_directory_that_is_no_store_is_left_alone(tmp_path):
     assert (tmp_path / "thesis.tex").read_text() == "mine"
 
 
+def test_a_sweep_that_has_just_begun_is_worth_waiting_for(tmp_path):
+    with store.locked(tmp_path), pytest.raises(ValueError, match=r"holds no sweep: .* or wait until the sweep that"):
+        gflow.open_sweep(tmp_path)
+
+
+def test_a_reader_counts_lanes_while_they_are_written(tmp_path, monkeypatch):
+    there, true = [], store.Store.write
+
+    def counted(self, k, columns):
+        true(self, k, columns)
+        there.append(int((gflow.open_sweep(tmp_path).status != -1).sum()))
+
+    monkeypatch.setattr(store.Store, "write", counted)
+    call(tmp_path)
+    assert there == [4, 8, 10, 14, 18, 20]
+
+
 def test_a_second_process_is_refused(tmp_path, whole):
     with store.locked(tmp_path), pytest.raises(ValueError, match="is being written by another process"):
         call(tmp_path)

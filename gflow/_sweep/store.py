@@ -225,7 +225,8 @@ def reading(path: Path) -> tuple[dict[str, Any], Grid, Plan, set[int], set[int]]
     **Raises** ValueError where there is no store, or what describes it is damaged.
     """
     if not (path / "sweep.json").exists():
-        raise ValueError(f"{path} holds no sweep: it has no sweep.json. Pass the directory given as store.")
+        begun = " or wait until the sweep that has begun there writes it" if (path / "lock").exists() else ""
+        raise ValueError(f"{path} holds no sweep: it has no sweep.json. Pass the directory given as store{begun}.")
     manifest = _read_manifest(path)
     spoiled = ["sweep.json"] if manifest is None else []
     for name, digest in (manifest or {"digests": {}})["digests"].items():

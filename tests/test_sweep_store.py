@@ -5,11 +5,13 @@ import functools
 import json
 import os
 import pathlib
+import pickle
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+import tracemalloc
 import warnings
 
 import jax
@@ -22,6 +24,7 @@ from gflow._sweep import Damaged, store
 from gflow._sweep.fingerprint import fingerprint
 
 pytest.importorskip("zarr")
+xr = pytest.importorskip("xarray")
 
 A = np.arange(10.0)
 GRID = {"a": ("a", A, {"units": "m"}), "kind": ["one", "ten"]}
@@ -204,6 +207,38 @@ def test_a_chunk_that_is_altered_after_its_store_was_opened_is_not_read(tmp_path
             found.copy(deep=False).square.load()
 
 
+@pytest.mark.parametrize(
+    "index",
+    [
+        {"a": 3, "kind": 1, "vector_0": 2},
+        {"a": slice(7, None, -3), "vector_0": slice(1)},
+        {"a": [8, 0, 8], "kind": [1], "vector_0": [2, 0]},
+        {"a": [], "vector_0": 1},
+        {"a": np.arange(10) % 3 == 1},
+        {"a": xr.DataArray([9, 2, 2], dims="point"), "kind": xr.DataArray([0, 1, 0], dims="point")},
+    ],
+)
+def test_a_part_that_is_read_is_that_part_of_the_whole(tmp_path, whole, index):
+    call(tmp_path)
+    found = gflow.open_sweep(tmp_path).vector
+    assert found.isel(index).identical(whole.vector.isel(index))
+    assert pickle.loads(pickle.dumps(found.isel(index))).identical(whole.vector.isel(index))
+    odd = slice(1, None, 2)
+    assert found.isel(a=odd).isel(a=[0, 3]).identical(whole.vector.isel(a=odd).isel(a=[0, 3]))
+
+
+def test_opening_a_store_takes_a_position_a_lane_and_no_variable(tmp_path):
+    lanes = 100_000
+    gflow.sweep(lambda a: (a, None), lambda a, _: a * jnp.ones(30), {"a": np.arange(1.0 * lanes)}, store=tmp_path)
+    tracemalloc.start()
+    found = gflow.open_sweep(tmp_path)
+    kept, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found.value.shape == (lanes, 30)
+    assert kept < 30 * lanes  # of 241 bytes a lane: the coordinate, its index and the positions
+    assert peak < 60 * lanes
+
+
 def test_a_chunk_that_is_missing_or_not_in_the_ledger_does_not_exist(tmp_path, whole):
     call(tmp_path)
     lines = (tmp_path / "ledger").read_bytes().splitlines(keepends=True)
@@ -246,6 +281,23 @@ def test_a_directory_that_is_no_store_is_left_alone(tmp_path):
     with pytest.raises(ValueError, match="holds no sweep"):
         gflow.open_sweep(tmp_path)
     assert (tmp_path / "thesis.tex").read_text() == "mine"
+
+
+def test_a_sweep_that_has_just_begun_is_worth_waiting_for(tmp_path):
+    with store.locked(tmp_path), pytest.raises(ValueError, match=r"holds no sweep: .* or wait until the sweep that"):
+        gflow.open_sweep(tmp_path)
+
+
+def test_a_reader_counts_lanes_while_they_are_written(tmp_path, monkeypatch):
+    there, true = [], store.Store.write
+
+    def counted(self, k, columns):
+        true(self, k, columns)
+        there.append(int((gflow.open_sweep(tmp_path).status != -1).sum()))
+
+    monkeypatch.setattr(store.Store, "write", counted)
+    call(tmp_path)
+    assert there == [4, 8, 10, 14, 18, 20]
 
 
 def test_a_second_process_is_refused(tmp_path, whole):

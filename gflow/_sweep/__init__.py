@@ -1,5 +1,5 @@
 """Sweeps: a labelled grid of initialisations, on one machine or many. Read `grid`, `columns`, `work`, `engine`,
-`store`, `dataset`, `verb`."""
+`store`, `placed`, `dataset`, `verb`."""
 
 from .columns import Eager as Eager
 from .dataset import open_sweep as open_sweep

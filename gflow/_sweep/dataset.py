@@ -40,44 +40,45 @@ def open_sweep(store: str | Path) -> "xr.Dataset":
     """
     require_libraries()
     import xarray as xr
+    import zarr
+
+    from .placed import placed
 
     path = Path(store)
     manifest, grid, plan, done, crashed = reading(path)
-    lanes = xr.open_dataset(
-        str(path / "data"), engine="zarr", consolidated=False, chunks=None, decode_cf=False, zarr_format=3
-    )
-    variables = {name: lanes[name].variable for name in manifest["fields"]}
+    at = plan.positions(done).reshape(tuple(grid.sizes.values()))
+    variables = {}
     for name, field in manifest["fields"].items():
-        variables[name].attrs = field["attrs"]
-    return _assembled(grid, plan, variables, done, crashed, manifest["attrs"])
+        rows: Any = zarr.open_array(path / "data" / name, mode="r", zarr_format=3)
+        dims = (*grid.sizes, *rows.metadata.dimension_names[1:])
+        variables[name] = xr.Variable(dims, placed(rows, at), field["attrs"])
+    return _assembled(grid, plan, variables, crashed, manifest["attrs"])
 
 
 def of_memory(grid: Grid, plan: Plan, fields: Fields, results: Memory, attrs: dict[str, Any]) -> "xr.Dataset":
     """The data set of a sweep that is not kept."""
     import xarray as xr
 
+    shape = tuple(grid.sizes.values())
     variables = {
-        name: xr.Variable(("lane", *dims_of(name, fields[name])), column, fields[name].attrs)
+        name: xr.Variable(
+            (*grid.sizes, *dims_of(name, fields[name])), column.reshape(*shape, *column.shape[1:]), fields[name].attrs
+        )
         for name, column in results.columns.items()
     }
-    return _assembled(grid, plan, variables, results.done, results.crashed, attrs)
+    return _assembled(grid, plan, variables, results.crashed, attrs)
 
 
 def _assembled(
-    grid: Grid, plan: Plan, variables: dict[str, "xr.Variable"], done: set[int], crashed: set[int], attrs: dict
+    grid: Grid, plan: Plan, variables: dict[str, "xr.Variable"], crashed: set[int], attrs: dict
 ) -> "xr.Dataset":
     import xarray as xr
 
-    shape, dims = tuple(grid.sizes.values()), tuple(grid.sizes)
-    at = xr.Variable(dims, plan.positions(done).reshape(shape))
-    found = xr.Dataset(variables).isel(lane=at)
-    has_crashed = np.zeros(grid.lanes, bool)
-    for k in crashed:
-        has_crashed[plan.lanes(k)] = True
+    found = xr.Dataset(variables)
     for name, variable in found.data_vars.items():
-        if str(name).split("_")[-1] == "status":
-            found[name] = variable.where(~xr.Variable(dims, has_crashed.reshape(shape)), CRASHED).astype(np.int8)
-            found[name].attrs = variable.attrs
+        if crashed and str(name).split("_")[-1] == "status":  # only then: it is read
+            values = np.where(_among(grid, plan, crashed), np.int8(CRASHED), variable.values)
+            found[name] = (variable.dims, values, variable.attrs)
         elif variable.dims[-1:] == ("text",):
             found[name] = (variable.dims[:-1], _text(variable.values), variable.attrs)
     coordinates = {
@@ -87,9 +88,19 @@ def _assembled(
     return found.assign_coords(coordinates).assign_attrs(attrs)
 
 
+def _among(grid: Grid, plan: Plan, chunks: set[int]) -> np.ndarray:
+    """Whether lanes are in one of these chunks, in the grid's shape."""
+    found = np.zeros(grid.lanes, bool)
+    for k in chunks:
+        found[plan.lanes(k)] = True
+    return found.reshape(tuple(grid.sizes.values()))
+
+
 def _text(codes: np.ndarray) -> np.ndarray:
+    """Few texts of many lanes: each is decoded once, and takes no more room than the longest."""
     joined = np.ascontiguousarray(codes).view(f"S{TEXT_BYTES}")[..., 0]
-    return np.char.strip(np.char.decode(joined))
+    texts, which = np.unique(joined, return_inverse=True)
+    return np.array([text.decode().strip() for text in texts])[which].reshape(joined.shape)
 
 
 def _plain(values: np.ndarray) -> np.ndarray:

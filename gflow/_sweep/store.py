@@ -31,20 +31,19 @@ Fields = Mapping[str, Column]  # with shapes and dtypes for values
 
 
 class Memory:
-    """Columns of a sweep that is not kept. The last row is blank, for lanes without a result."""
+    """Columns of a sweep that is not kept, in the grid's order; blank for lanes without a result."""
 
     def __init__(self, plan: Plan, fields: Fields) -> None:
         self.plan = plan
         self.done, self.crashed = set[int](), set[int]()
         self.columns = {
-            name: np.full((plan.rows, *c.value.shape), blank(c.value.dtype), c.value.dtype)
+            name: np.full((len(plan.order), *c.value.shape), blank(c.value.dtype), c.value.dtype)
             for name, c in fields.items()
         }
 
     def write(self, k: int, columns: dict[str, np.ndarray]) -> None:
         for name, column in self.columns.items():
-            values = columns[name]
-            column[k * self.plan.chunk : k * self.plan.chunk + len(values)] = values
+            column[self.plan.lanes(k)] = columns[name]
         self.done.add(k)
 
     def crash(self, k: int) -> None:
@@ -226,7 +225,8 @@ def reading(path: Path) -> tuple[dict[str, Any], Grid, Plan, set[int], set[int]]
     **Raises** ValueError where there is no store, or what describes it is damaged.
     """
     if not (path / "sweep.json").exists():
-        raise ValueError(f"{path} holds no sweep: it has no sweep.json. Pass the directory given as store.")
+        begun = " or wait until the sweep that has begun there writes it" if (path / "lock").exists() else ""
+        raise ValueError(f"{path} holds no sweep: it has no sweep.json. Pass the directory given as store{begun}.")
     manifest = _read_manifest(path)
     spoiled = ["sweep.json"] if manifest is None else []
     for name, digest in (manifest or {"digests": {}})["digests"].items():

@@ -66,8 +66,8 @@ def span(seconds):
 
 
 def kind(contender):
-    """A contender without its tolerance, so that it has one curve."""
-    return contender.split(", 1e-")[0].split(", tolerance")[0]
+    """A contender without its method and tolerance, so that it has one curve."""
+    return "SciPy" if contender.startswith("SciPy") else contender.split(", 1e-")[0].split(", tolerance")[0]
 
 
 def figure(found, path):
@@ -88,7 +88,8 @@ def figure(found, path):
             ax.loglog(x, y, "o-", markersize=3, linewidth=1, label=label)
         ax.set(xlabel={"lanes": "lanes in a batch", "d": "inputs d"}[name], ylabel="seconds a lane", title=title)
         ax.title.set_fontsize(9)
-        ax.legend(fontsize=6, frameon=False)
+    handles = {line.get_label(): line for ax in axes[0] for line in ax.get_lines()}
+    fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2, fontsize=7, frameon=False)
     fig.savefig(path, dpi=150)
     return True
 

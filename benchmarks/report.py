@@ -75,7 +75,9 @@ def figure(found, path):
     chosen = [record for record in found if record["workload"] in PANELS and len(record["entries"]) > 2]
     if not chosen:
         return False
-    fig, axes = plt.subplots(1, len(chosen), figsize=(max(5.5, 3.2 * len(chosen)), 3.6), layout="constrained", squeeze=False)
+    fig, axes = plt.subplots(
+        1, len(chosen), figsize=(max(5.5, 3.2 * len(chosen)), 3.6), layout="constrained", squeeze=False
+    )
     for ax, record in zip(axes[0], chosen, strict=True):
         name, title = PANELS[record["workload"]]
         curves = {}

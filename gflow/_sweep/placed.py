@@ -37,7 +37,7 @@ def _read(rows: Any, at: Int[np.ndarray, "..."], key: tuple) -> np.ndarray:
     """The values at a number, a slice or an array of indices along each axis."""
     found = _taken(at, key[: at.ndim])
     read, which = np.unique(found, return_inverse=True)
-    values = rows.oindex[read][which.reshape(found.shape)]
+    values = np.asarray(rows.oindex[read][which.reshape(found.shape)])  # NumPy gives a number for an array of none
     return _taken(values, (*[slice(None)] * found.ndim, *key[at.ndim :]))
 
 

@@ -12,7 +12,7 @@ from ._checks import all_concrete
 from .dual import classification as dual_classification
 from .dual import regression as dual_regression
 from .dynamics import Dynamics, WeightDecay
-from .flows.clocks import Clock, LossClock, TimeClock
+from .flows.clocks import Clock, GradientClock, LossClock
 from .flows.engine import Run
 from .flows.rows import AtTaus, Saving, Thinned
 from .flows.smaller import Followed, on_smaller
@@ -178,7 +178,7 @@ def _path_of_weights(followed: Followed, options: tuple[Any, tuple[Until, ...], 
     clock = (
         LossClock(network, problem)
         if isinstance(problem, Classification) and not timed
-        else TimeClock(network, problem)
+        else GradientClock(network, problem)
     )
     saving, last = _rows(save, clock)
     rtol = _rtol(method, dtype)

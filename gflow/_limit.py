@@ -20,7 +20,7 @@ from .dual.newton import MOST_ITERATIONS
 from .dual.order import after
 from .dynamics import Dynamics, WeightDecay
 from .flows.beyond import limit_direction
-from .flows.clocks import LossClock, TimeClock
+from .flows.clocks import GradientClock, LossClock
 from .flows.polish import can_polish
 from .flows.radau import MOST_OUTPUTS, Radau
 from .flows.smaller import Followed, on_smaller
@@ -262,7 +262,7 @@ def _point_of_weights(followed: Followed, options: tuple[Scalar, Weights]) -> So
         rates = _rates(network.weights, uneven)
 
         def leg(stop: Network, fraction: Scalar) -> tuple[Network, tuple[Solution, Network]]:
-            clock, fitted = TimeClock(stop, problem, rates), Fitted(fraction, units)
+            clock, fitted = GradientClock(stop, problem, rates), Fitted(fraction, units)
             solver, until = (Radau(rtol, clock.unit()), Near(fitted)) if implicit else (method.solver, fitted)
             run = follow(clock, (until,), rtol=rtol, max_steps=method.max_steps, solver=solver, adjoint=method.adjoint)
             reached = solution(clock, (until,), run)

@@ -1,17 +1,15 @@
 """Flows beside gradient flow: what `gflow.flow` and `gflow.limit` follow instead, as objects."""
 
 import abc
-from typing import Any, ClassVar
+from typing import Any
 
-import diffrax
 import equinox as eqx
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Scalar
 
 from ._checks import is_concrete, to_scalar
 from .dual import other_flows
-from .flows.clocks import Clock, log_time_at, root_mean_square
+from .flows.clocks import Clock, TimeClock
 from .networks import Network
 from .problems import Problem, SquaredLoss, loss_gradient
 
@@ -154,35 +152,10 @@ class SharpnessAware(Dynamics):
         _require_two_layers(depth, "Sharpness-aware flow")
 
 
-class _TimeClock(Clock):
-    """What clocks u = log(1 + t) have in common."""
-
-    pcoeff: ClassVar[float] = 0.0  # as in gradient flow's time clock
-    icoeff: ClassVar[float] = 1.0
-
-    def log_time(self, tau: Scalar, state: Any) -> Scalar:
-        return log_time_at(tau)
-
-    def last(self) -> float:
-        return float(np.log(jnp.finfo(jnp.result_type(*self.network.weights)).max)) - 20.0  # room for gradients
-
-    def unit(self) -> Scalar:
-        return 1e-3 * root_mean_square(self.network.weights)
-
-    def solver(self) -> diffrax.AbstractSolver:
-        return diffrax.Dopri8()
-
-
-class _DecayClock(_TimeClock):
+class _DecayClock(TimeClock):
     network: Network
     problem: Problem
     dynamics: WeightDecay
-
-    def start(self) -> Weights:
-        return self.network.weights
-
-    def weights(self, state: Weights) -> Weights:
-        return state
 
     def __call__(self, tau: Scalar, state: Weights) -> Weights:
         t, until = jnp.expm1(tau), self.dynamics.until
@@ -192,7 +165,7 @@ class _DecayClock(_TimeClock):
         return tuple(-jnp.exp(tau) * (g + rate * v) for g, v in zip(gradient, state, strict=True))
 
 
-class _MomentumClock(_TimeClock):
+class _MomentumClock(TimeClock):
     """The state is Θ and its velocity."""
 
     network: Network
@@ -213,16 +186,10 @@ class _MomentumClock(_TimeClock):
         return tuple(speed * u for u in velocity), force
 
 
-class _SharpnessClock(_TimeClock):
+class _SharpnessClock(TimeClock):
     network: Network
     problem: Problem
     radius: Scalar
-
-    def start(self) -> Weights:
-        return self.network.weights
-
-    def weights(self, state: Weights) -> Weights:
-        return state
 
     def __call__(self, tau: Scalar, state: Weights) -> Weights:
         gradient = loss_gradient(state, self.network, self.problem)

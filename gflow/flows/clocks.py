@@ -68,30 +68,18 @@ def root_mean_square(weights: Weights) -> Scalar:
 
 
 class TimeClock(Clock):
-    """u = log(1 + t): the state is Θ, and dΘ/du = −(1 + t) ∇L.
+    """Those of u = log(1 + t), in which the state is Θ unless a flow has more."""
 
-    `rates`: factors of the velocity, one for every weight; all 1 where there are none.
-    """
-
-    network: Network
-    problem: Problem
-    rates: Weights | None = None
     pcoeff: ClassVar[float] = 0.0  # a proportional part remembers errors at round-off level: lanes would differ by them
     icoeff: ClassVar[float] = 1.0
 
-    def start(self) -> Weights:
+    def start(self) -> Any:
         return self.network.weights
 
-    def __call__(self, tau: Scalar, state: Weights) -> Weights:
-        gradient = loss_gradient(state, self.network, self.problem)
-        if self.rates is not None:
-            gradient = tuple(rate * g for rate, g in zip(self.rates, gradient, strict=True))
-        return tuple(-jnp.exp(tau).astype(g.dtype) * g for g in gradient)
-
-    def weights(self, state: Weights) -> Weights:
+    def weights(self, state: Any) -> Weights:
         return state
 
-    def log_time(self, tau: Scalar, state: Weights) -> Scalar:
+    def log_time(self, tau: Scalar, state: Any) -> Scalar:
         return log_time_at(tau)
 
     def last(self) -> float:
@@ -104,6 +92,23 @@ class TimeClock(Clock):
 
     def solver(self) -> diffrax.AbstractSolver:
         return diffrax.Dopri8()
+
+
+class GradientClock(TimeClock):
+    """dΘ/du = −(1 + t) ∇L.
+
+    `rates`: factors of the velocity, one for every weight; all 1 where there are none.
+    """
+
+    network: Network
+    problem: Problem
+    rates: Weights | None = None
+
+    def __call__(self, tau: Scalar, state: Weights) -> Weights:
+        gradient = loss_gradient(state, self.network, self.problem)
+        if self.rates is not None:
+            gradient = tuple(rate * g for rate, g in zip(self.rates, gradient, strict=True))
+        return tuple(-jnp.exp(tau).astype(g.dtype) * g for g in gradient)
 
 
 def log_time_at(u: Scalar) -> Scalar:

@@ -86,7 +86,7 @@ class _Iterate(NamedTuple):
 
 
 class Radau(diffrax.AbstractAdaptiveSolver):
-    """Radau IIA with seven stages, of order 13, for the flows of `TimeClock` by a loss that separates into outputs.
+    """Radau IIA with seven stages, of order 13, for the flows of `GradientClock` by a loss that separates into outputs.
 
     - `rtol`, `unit`: corrections of the stages end below a tenth of rtol (unit + |θ|), or where round-off keeps them
       larger, below a hundredth of what the embedded formula's error may be.

@@ -188,10 +188,15 @@ def _balanced(network: Network, problem: Regression, t: Times) -> TimeCourse:
     balance = W_1.T @ W_1 - W_2 @ W_2.T
     lambda_ = float(np.trace(balance)) / len(balance)
     hypotheses = (
-        _small("inputs are whitened, XᵀX = cI", np.abs(gram / (c or 1.0) - np.eye(len(gram))).max()),
+        _small(
+            "inputs are whitened, XᵀX = cI",
+            np.abs(gram / (c or 1.0) - np.eye(len(gram))).max(),
+            "observe all entries, X = I, or whiten the inputs",
+        ),
         _small(
             "the start is balanced, W_1ᵀW_1 − W_2W_2ᵀ = λI",
             np.abs(balance - lambda_ * np.eye(len(balance))).max() / scale,
+            "start with gflow.initial.balanced",
         ),
     )
     failing = [str(h) for h in hypotheses if not h.holds]
@@ -208,15 +213,11 @@ def _balanced(network: Network, problem: Regression, t: Times) -> TimeCourse:
     )
 
 
-def _small(statement: str, error: float) -> Hypothesis:
-    return Hypothesis(statement, bool(error <= _ROUND_OFF), float(_ROUND_OFF - error), _REMEDIES[statement[:3]])
+def _small(statement: str, error: float, remedy: str) -> Hypothesis:
+    return Hypothesis(statement, bool(error <= _ROUND_OFF), float(_ROUND_OFF - error), remedy)
 
 
 _ROUND_OFF = 1e-10  # relative; what the hypotheses, which are equations, may miss
-_REMEDIES = {
-    "inp": "observe all entries, X = I, or whiten the inputs",
-    "the": "start with gflow.initial.balanced",
-}
 
 
 def balanced_products(

@@ -11,13 +11,14 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Scalar
 
 from . import _ask
-from ._checks import require_precision, to_scalar
+from ._checks import all_concrete, is_concrete, require_precision, to_scalar
 from .dual import classification as dual_classification
 from .dual import decayed, other_flows
 from .dual import regression as dual_regression
 from .dual.decoupled import decoupled
 from .dual.newton import MOST_ITERATIONS
 from .dual.order import after
+from .dual.vertex import Vertex
 from .dynamics import Dynamics, WeightDecay
 from .flows.beyond import limit_direction
 from .flows.clocks import GradientClock, LossClock
@@ -134,7 +135,8 @@ def limit(
         return _by_dynamics(network, problem, log_alpha, tolerance, options, dynamics)
     if found is None:
         return _by_weights(_ask.scaled(network, log_alpha), problem, tolerance, _weights(method))
-    return _by_dual(network, problem, log_alpha, tolerance, method if isinstance(method, Dual) else Dual())
+    dual = method if isinstance(method, Dual) else Dual()
+    return _by_dual(network, problem, log_alpha, tolerance, dual, _known(network, problem, dual))
 
 
 def _require_discrepancy(network: Network, problem: Problem) -> None:
@@ -204,10 +206,26 @@ def _weights(method: Method) -> Weights:
     return method if isinstance(method, Weights) else Weights()
 
 
+def _known(network: Network, problem: Problem, method: Dual) -> Vertex | None:
+    """The direction of two layers where values are seen and say that it is certain: no flow is compiled then. Inside
+    `jit` both are in the program, and the result is the same."""
+    if not isinstance(problem, Classification) or not all_concrete((network, problem)):
+        return None
+    found = _largest_margin(network, problem, method)
+    return found if found is not None and is_concrete(found.is_unique) and found.is_unique else None
+
+
+@eqx.filter_jit
+@eqx.debug.assert_max_traces(max_traces=None)
+def _largest_margin(network: Network, problem: Classification, method: Dual) -> Vertex | None:
+    _require_discrepancy(network, problem)
+    return dual_classification.largest_margin(problem, _ask.dual_form(network, problem, method))
+
+
 @eqx.filter_jit
 @eqx.debug.assert_max_traces(max_traces=None)
 def _by_dual(
-    network: NetworkT, problem: Problem, log_alpha: Scalar, tolerance: Scalar, method: Dual
+    network: NetworkT, problem: Problem, log_alpha: Scalar, tolerance: Scalar, method: Dual, known: Vertex | None
 ) -> Solution[NetworkT]:
     _require_discrepancy(network, problem)
     found, dtype = _ask.dual_form(network, problem, method), log_alpha.dtype
@@ -224,6 +242,7 @@ def _by_dual(
         cap=_ask.cap(method, dtype),
         rtol=_ask.dual_rtol(method, dtype, 1e-7, 1e-3),
         max_steps=4096 if method.max_steps is None else method.max_steps,
+        known=known,
     )
 
 

@@ -9,10 +9,13 @@ import pytest
 
 jax.config.update("jax_enable_x64", True)
 
-# XLA's other emitter of element-wise loops for CPUs: the same optimisations, programs as fast, and half the time to
-# compile them. Flags that the caller sets come after it, and win. A release that no longer knew it would not start.
+# Compiling is most of what the tests do. LLVM optimises nothing here, and its work is not split for more cores than a
+# worker has. Until jax 0.11 XLA had another emitter of element-wise loops, which takes half the time; later releases
+# do not know the flag, and would not start. Flags that the caller sets come after these, and win.
+flags = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
 if (0, 8) <= jax.__version_info__ < (0, 11):
-    os.environ["XLA_FLAGS"] = f"--xla_cpu_use_fusion_emitters=false {os.environ.get('XLA_FLAGS', '')}"
+    flags.append("--xla_cpu_use_fusion_emitters=false")
+os.environ["XLA_FLAGS"] = " ".join([*flags, os.environ.get("XLA_FLAGS", "")])
 
 hypothesis.settings.register_profile("compiled", deadline=None)  # a first example compiles
 hypothesis.settings.load_profile("compiled")

@@ -170,6 +170,28 @@ def _log_time(log_loss: Array, depth: int, log_norm: Array) -> Array:
 READINGS = (0.5, 0.75, 1.0)  # powers of −log L at which `remaining_angle` reads the direction
 
 
+class _Reached(NamedTuple):
+    """Where a flow has come to: weights η, ρ in a unit, the points' shares, and the angle that may be left."""
+
+    eta: Float[Array, "L m"]
+    rho: Float[Array, " m"]
+    shares: Float[Array, " n"]
+    turns: Scalar
+    status: Status
+    steps: Int[Array, ""]
+    rejected_steps: Int[Array, ""]
+
+
+def largest_margin(problem: Classification, found: Decoupled) -> Vertex | None:
+    """The vertex that two layers tend to wherever it is unique; None for more layers."""
+    if len(found.eta) > 2:
+        return None
+    coordinates = Coordinates.of(found.eta)
+    one = jnp.ones_like(coordinates.side)
+    right, left = (jnp.where((coordinates.side == -sign) | coordinates.frozen, jnp.inf, one) for sign in (1.0, -1.0))
+    return vertex(problem.y[:, None] * found.Z, right, left)
+
+
 def direction(
     network: Any,
     problem: Classification,
@@ -181,44 +203,51 @@ def direction(
     cap: Scalar,
     rtol: Scalar,
     max_steps: int,
+    known: Vertex | None = None,
 ) -> Solution:
-    """The limit direction, given at `log_loss`: a vertex where that is certain, else what the flow has at that loss."""
+    """The limit direction, given at `log_loss`: a vertex where that is certain, else what the flow has at that loss.
+
+    Nothing is integrated, nor compiled for that, where the vertex is `known` for certain.
+    """
     depth, margins_of = len(found.eta), problem.y[:, None] * found.Z
     coordinates = Coordinates.of(found.eta)
-    one = jnp.ones_like(coordinates.side)
-    right, left = (jnp.where((coordinates.side == -sign) | coordinates.frozen, jnp.inf, one) for sign in (1.0, -1.0))
-    two_layers = vertex(margins_of, right, left) if depth == 2 else None
-    known = jnp.array(False) if two_layers is None else two_layers.is_unique
-
-    decades = jnp.log10(-log_loss) * jnp.array(READINGS, found.Z.dtype)
-    rows = _directions(problem, found, jnp.where(known, _NOW, decades), log_alpha, cap, rtol, max_steps)
-    rho, _ = jax.vmap(rows.coordinates.unit_rho)(rows.angles)
-    directions = jax.vmap(found.modes.coefficients)(rho)
-    turns = remaining_angle(directions) + rows.errors[-1]
-    if two_layers is None:
-        end = _vertex_near(margins_of, rho[-1], depth)
-        near = angle(found.modes.coefficients(end.rho), directions[-1])
-        known = end.is_unique & (rows.status == Status.converged) & (near + rows.errors[-1] <= _NEAR)
+    reached = None
+    if known is not None:
+        none = jnp.zeros((), int)
+        end, certain, status, steps, rejected_steps = known, jnp.array(True), Status.converged, none, none
     else:
-        end = two_layers
+        two_layers = largest_margin(problem, found)
+        decades = jnp.log10(-log_loss) * jnp.array(READINGS, found.Z.dtype)
+        if two_layers is not None:
+            decades = jnp.where(two_layers.is_unique, _NOW, decades)
+        reached, off = _reached(_directions(problem, found, decades, log_alpha, cap, rtol, max_steps), found)
+        end = _vertex_near(margins_of, reached.rho, depth) if two_layers is None else two_layers
+        certain = end.is_unique
+        if two_layers is None:
+            near = angle(found.modes.coefficients(end.rho), found.modes.coefficients(reached.rho))
+            certain &= (reached.status == Status.converged) & (near + off <= _NEAR)
+        status = Status.where(certain, Status.converged, reached.status)
+        steps, rejected_steps = reached.steps, reached.rejected_steps
 
-    eta = rows.coordinates.eta(rows.angles[-1]) * jnp.exp(-rows.log_unit)
     size = ((math.log(problem.y.size) - log_loss) / jnp.min(margins_of @ end.rho)) ** (1 / depth)
-    eta = jnp.where(known, size * coordinates.equal_layers(end.rho), eta)
-    shares = jnp.where(known, end.shares, rows.multipliers[-1])
-    rho_end = jnp.where(known, end.rho, rho[-1])
-    beta = found.modes.coefficients(rho_end)
-    bound = jnp.linalg.norm(found.modes.bound(end.errors)) / jnp.linalg.norm(beta)
-    status = Status.where(known, Status.converged, rows.status)
+    eta, rho, shares = size * coordinates.equal_layers(end.rho), end.rho, end.shares
+    left = jnp.linalg.norm(found.modes.bound(end.errors)) / jnp.linalg.norm(found.modes.coefficients(rho))
+    if reached is not None:
+        of_flow = reached.eta, reached.rho, reached.shares, reached.turns
+        eta, rho, shares, left = (
+            jnp.where(certain, v, w) for v, w in zip((eta, rho, shares, left), of_flow, strict=True)
+        )
+    beta = found.modes.coefficients(rho)
 
     # Of what does not grow nothing is left in the limit.
-    network = lift(network, eta, jnp.where(known, -jnp.inf, log_alpha))
+    network = lift(network, eta, jnp.where(certain, -jnp.inf, log_alpha))
     final = problem.log_loss(network(problem.X))
     # Coordinates that keep their sign may be pushed against it by as much as there is: there they stay 0.
     pushed_back = coordinates.side * (shares @ margins_of) < 0
-    residual = kkt_residual(rho_end, shares, jnp.where(pushed_back, 0.0, margins_of), depth)
+    residual = kkt_residual(rho, shares, jnp.where(pushed_back, 0.0, margins_of), depth)
     # What is returned must point the same way by its own coefficients, and classify every point by its own outputs.
-    error = jnp.maximum(jnp.where(known, bound, turns) + angle(network.coefficients(), beta), residual)
+    rounding = jnp.finfo(beta.dtype).eps  # of the coefficients that are returned, however exact the vertex
+    error = jnp.maximum(left + angle(network.coefficients(), beta) + rounding, residual)
     uncertified = (status == Status.converged) & ~((error <= tolerance) & (final < 0))
     singular = (
         singular_vector_residual(network, problem, shares)
@@ -235,9 +264,18 @@ def direction(
         route=Route.dual,
         error=jnp.where(status == Status.converged, error, jnp.inf),
         certificate=Certificate.of(final, kkt_residual=residual, singular_vector_residual=singular),
-        steps=rows.steps + end.exchanges,
-        rejected_steps=rows.rejected_steps,
+        steps=steps + end.exchanges,
+        rejected_steps=rejected_steps,
     )
+
+
+def _reached(rows: _Directions, found: Decoupled) -> tuple[_Reached, Scalar]:
+    """The last of the rows at `READINGS`, and the angle by which the cap turned it."""
+    rho, _ = jax.vmap(rows.coordinates.unit_rho)(rows.angles)
+    turns = remaining_angle(jax.vmap(found.modes.coefficients)(rho)) + rows.errors[-1]
+    eta = rows.coordinates.eta(rows.angles[-1]) * jnp.exp(-rows.log_unit)
+    last = _Reached(eta, rho[-1], rows.multipliers[-1], turns, rows.status, rows.steps, rows.rejected_steps)
+    return last, rows.errors[-1]
 
 
 _NEAR = 1e-3  # radians from a flow's end to a vertex with the same coordinates, at losses where all others have died

@@ -5,6 +5,7 @@ rest (Ozaki et al. 2012, with two parts). What cancels is exact, and round-off i
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +19,12 @@ def difference(C: Float[Array, "n *k"], A: Float[Array, "n m"], B: Float[Array, 
     return ((C - A_1 @ B_1) - A_1 @ (B - B_1)) - (A - A_1) @ B
 
 
-def resolution(m: int, dtype: object) -> float:
+def resolution(m: int, dtype: Any) -> float:
     """The error of a `difference` of sums of m products, in units of the largest product."""
     return m * float(jnp.finfo(dtype).eps) * 2.0 ** (1 - _bits(m, dtype))
 
 
-def _bits(m: int, dtype: object) -> int:
+def _bits(m: int, dtype: Any) -> int:
     return (jnp.finfo(dtype).nmant + 1 - math.ceil(math.log2(m + 1))) // 2
 
 
@@ -35,12 +36,27 @@ def _leading(v: Array, axis: int, bits: int) -> Array:
 
 
 def exponent_of(v: Float[Array, "..."]) -> Int[Array, "..."]:
-    """The k for which 2^k is next above |v|, and 0 for v = 0. To scale by 2^k rounds nothing."""
-    return jax.lax.stop_gradient(jnp.frexp(v)[1])
+    """The k for which 2^k is next above |v|. To scale by 2^k rounds nothing. 0 for what is not finite, and for v = 0,
+    like which XLA's arithmetic treats subnormal numbers."""
+    limits, size = jnp.finfo(v.dtype), jnp.abs(jax.lax.stop_gradient(v))
+    exponent = jax.lax.bitcast_convert_type(size, _integers(v.dtype)) >> limits.nmant
+    is_ordinary = (size >= limits.smallest_normal) & jnp.isfinite(size)
+    return jnp.where(is_ordinary, exponent - (limits.maxexp - 2), 0)
 
 
 def ldexp(v: Float[Array, "..."], exponent: Int[Array, "..."]) -> Float[Array, "..."]:
     """v · 2^exponent, which rounds nothing. (The derivative of `jnp.ldexp` at v = 0 is 1, whatever the exponent.)"""
     half = exponent // 2  # 2^exponent itself may overflow where the product does not
-    one = jnp.ones((), v.dtype)
-    return v * jnp.ldexp(one, half) * jnp.ldexp(one, exponent - half)
+    return v * _power_of_two(half, v.dtype) * _power_of_two(exponent - half, v.dtype)
+
+
+def _power_of_two(k: Int[Array, "..."], dtype: Any) -> Float[Array, "..."]:
+    """2^k, held to normal numbers, as bits: a few operations where `jnp.ldexp` has dozens. (XLA's `exp2` rounds.)"""
+    limits = jnp.finfo(dtype)
+    k = jnp.clip(k, limits.minexp, limits.maxexp - 1).astype(_integers(dtype))
+    return jax.lax.bitcast_convert_type((k + (limits.maxexp - 1)) << limits.nmant, dtype)
+
+
+def _integers(dtype: Any) -> Any:
+    """The integers with as many bits."""
+    return jnp.dtype(f"int{jnp.finfo(dtype).bits}")

@@ -180,7 +180,7 @@ class Solution(eqx.Module, Generic[NetworkT]):
 class Effective(eqx.Module, Generic[NetworkT]):
     """The start from which gradient flow ends where a descent of two layers ends (Even et al. 2023).
 
-    With η_l = U_lᵀv_l and w_± = η_1 ± η_2, a step with the update −γ ∇L multiplies w_± by 1 ∓ γg, where g = Sᵀ∇_β L.
+    With η_l = U_lᵀv_l and w_± = η_1 ± η_2, a step with the update −γ ∇L multiplies w_± by 1 ∓ γg, where g = Sᵀ∂L/∂β.
     The start of which the same flow would pass through the last iterate is w_±(0) Π_k (1 ∓ γ_k g_k) e^{±γ_k g_k}.
 
     - `log_sizes`: log |w_+| and log |w_−| of that start, shape (2, m): −∞ for 0. They may be beyond what weights hold.

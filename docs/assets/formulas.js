@@ -1,9 +1,9 @@
 // Formulas are written in plain text, v_1 and α^{L−2}, which reads in a terminal too. Here their indices and powers are set.
 (() => {
-  const BASE = "(?<=min|max|(?<![A-Za-z_])[A-Za-z]|[^\\sA-Za-z0-9_^({\\[])"; // of an index: no name such as log_alpha
+  const BASE = "(?<=min|max|dv|(?<![A-Za-z_])[A-Za-z]|[^\\sA-Za-z0-9_^({\\[])"; // of an index: no name such as log_alpha
   const BRACED = "\\{((?:[^{}]|\\{[^{}]*\\})*)\\}";
   const MARK = new RegExp(
-    `${BASE}_(?:${BRACED}|(\\d+|[A-Za-z]+|[Α-ω±+−←→∞]))|(?<=[^\\s_^({\\[])\\^(?:${BRACED}|\\(([^()]*)\\)|([+−]?[\\dA-Za-z]+))`, "g");
+    `${BASE}_(?:${BRACED}|(\\d+|[A-Za-z]+|[Α-ω±+−←→∞]))|(?<=[^\\s_^({\\[])\\^(?:${BRACED}|\\(([^()]*)\\)|([+−]?[\\dA-Za-zΑ-ω]+))`, "g");
 
   function typeset(text) {
     const out = document.createDocumentFragment();
@@ -34,7 +34,7 @@
   }
 
   globalThis.gflowFormulas = typeset;
-  const run = () => document.querySelectorAll(".md-content, .md-nav").forEach(formulas);
+  const run = () => document.querySelectorAll(".md-content, .md-nav, .md-footer").forEach(formulas);
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", run);
   else run();
 })();

@@ -305,8 +305,9 @@ def trajectories(ax: "Axes", found: Any, name: str = "coefficients", entries: tu
 
 
 def heat_map(ax: "Axes", found: Any, name: str, x: str = "alpha", y: str = "seed") -> "Axes":
-    """A variable over two dimensions of a sweep, in logarithms where it is positive and varies a hundredfold. One that is
-    positive and all but constant is drawn in one colour, on a scale of decades.
+    """A variable over two dimensions of a sweep, in logarithms where it is positive and varies a hundredfold.
+
+    One that is positive and all but constant is drawn in one colour, on a scale of decades.
 
     ```python
     gflow.plot.heat_map(plt.figure().add_subplot(), found, "error")

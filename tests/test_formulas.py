@@ -17,7 +17,8 @@ PROSE = {
     "min ‖ρ‖_{2/L}, Σ_j |η_j|^{L−2}": "min ‖ρ‖<sub>2/L</sub>, Σ<sub>j</sub> |η<sub>j</sub>|<sup>L−2</sup>",
     "η̄_{l,j}, U_lᵀv_l, y_i x_i": "η̄<sub>l,j</sub>, U<sub>l</sub>ᵀv<sub>l</sub>, y<sub>i</sub> x<sub>i</sub>",
     "a_j cosh s_jν, min_j λ": "a<sub>j</sub> cosh s<sub>j</sub>ν, min<sub>j</sub> λ",
-    "dv_l/dt, ∫_0^τ, e^−3m, 10^(434,294).": "dv<sub>l</sub>/dt, ∫<sub>0</sub><sup>τ</sup>, e<sup>−3m</sup>, 10<sup>434,294</sup>.",
+    "dv_l/dt = ∫_0^τ": "dv<sub>l</sub>/dt = ∫<sub>0</sub><sup>τ</sup>",
+    "e^−3m, 10^(434,294).": "e<sup>−3m</sup>, 10<sup>434,294</sup>.",
     "log_alpha, two_layer_limit, __init__, x_64_y": "log_alpha, two_layer_limit, __init__, x<sub>64</sub>_y",
 }  # fmt: skip
 

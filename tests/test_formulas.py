@@ -28,7 +28,7 @@ def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("formulas")
     prose = "".join(f"<p>{html.escape(text)}</p>" for text in PROSE)
     blocks = '<code>x_1</code><div class="language-python highlight"><pre>v_1</pre></div>'
-    blocks += '<div class="highlight"><pre><code>min x_i</code></pre></div>'
+    blocks += '<div class="language-text highlight"><pre><code>min x_i</code></pre></div>'
     (folder / "page.html").write_text(
         f'<!doctype html><meta charset="utf-8"><div class="md-content">{prose}{blocks}</div>'
         f"<script>{SCRIPT.read_text(encoding='utf-8')}</script>",

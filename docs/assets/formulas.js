@@ -22,7 +22,7 @@
 
   function formulas(root) {
     const displayed = location.pathname.includes("/notebooks/") ? [] // where such blocks are what programs print
-      : root.querySelectorAll(".highlight:not([class*='language-'])");
+      : root.querySelectorAll(".highlight.language-text");
     for (const block of displayed) block.classList.add("formula");
     const nodes = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
     const seen = [];
@@ -34,7 +34,7 @@
   }
 
   globalThis.gflowFormulas = typeset;
-  const run = () => document.querySelectorAll(".md-content, .md-nav, .md-footer").forEach(formulas);
+  const run = () => document.querySelectorAll(".md-content").forEach(formulas);
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", run);
   else run();
 })();

@@ -121,7 +121,7 @@ class Certificate(NamedTuple):
 class Solution(eqx.Module, Generic[NetworkT]):
     """Where a flow ends.
 
-    - `network`, `log_scale`: the final weights are e^log_scale times those of `network`. `log_scale` is 0 wherever
+    - `network`, `log_scale`: the final weights are e^{log_scale} times those of `network`. `log_scale` is 0 wherever
       weights can be represented.
     - `log_loss`, `log_time`: log L and log t there; log t = ∞ for a limit.
     - `status`: a `gflow.Status`; `converged` tells whether it is `Status.converged`.
@@ -207,7 +207,7 @@ class Path(eqx.Module, Generic[NetworkT]):
 
     One row a saved state, along an axis of length T after those of the lanes:
 
-    - `networks`, `log_scales`: the weights are e^log_scale times those of the networks. `log_scales` are 0 but in the
+    - `networks`, `log_scales`: the weights are e^{log_scale} times those of the networks. `log_scales` are 0 but in the
       clock of `gflow.Decades`, which goes where weights overflow. `coefficients` and `directions` know.
     - `followed`, `reduction`: the rows as they are in memory. By a `gflow.Reduced` that is not None the networks stand
       for larger ones, which `networks` writes out when it is asked for: all rows of them.

@@ -19,6 +19,7 @@ PROSE = {
     "a_j cosh s_jν, min_j λ": "a<sub>j</sub> cosh s<sub>j</sub>ν, min<sub>j</sub> λ",
     "dv_l/dt = ∫_0^τ": "dv<sub>l</sub>/dt = ∫<sub>0</sub><sup>τ</sup>",
     "e^−3m, 10^(434,294).": "e<sup>−3m</sup>, 10<sup>434,294</sup>.",
+    "e^{log_scale} times": "e<sup>log_scale</sup> times",
     "log_alpha, two_layer_limit, __init__, x_64_y": "log_alpha, two_layer_limit, __init__, x<sub>64</sub>_y",
 }  # fmt: skip
 

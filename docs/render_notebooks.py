@@ -14,6 +14,7 @@ import jax
 import jupytext
 from nbconvert import MarkdownExporter
 from nbconvert.preprocessors import ExecutePreprocessor
+from nbconvert.preprocessors.coalescestreams import CoalesceStreamsPreprocessor
 from nbconvert.writers import FilesWriter
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
@@ -25,11 +26,13 @@ def render(source: pathlib.Path) -> None:
     with tempfile.TemporaryDirectory() as folder:  # what a notebook writes is not kept
         runner = ExecutePreprocessor(timeout=SECONDS, extra_arguments=["--log-level=ERROR"])
         runner.preprocess(notebook, {"metadata": {"path": folder}})
+    notebook, _ = CoalesceStreamsPreprocessor().preprocess(notebook, {})  # what a cell prints arrives in pieces
     pages = REPOSITORY / "docs/notebooks"
     shutil.rmtree(pages / f"{source.stem}_files", ignore_errors=True)  # of a former run
     page, resources = MarkdownExporter().from_notebook_node(
         notebook, {"unique_key": source.stem, "output_files_dir": f"{source.stem}_files"}
     )
+    page = page.replace("![png](", f"![A figure of {source.stem[3:].replace('_', ' ')}](")
     page = page.replace("](../docs/", "](../")  # links of notebooks/ lead from docs/notebooks/ to the same pages
     FilesWriter(build_directory=str(pages)).write(page, resources, source.stem)
 

@@ -13,8 +13,8 @@ from .records import Path, Solution, Status
 class Comparison(eqx.Module):
     """How far a computed end lies from the predicted limit; batched where the end is.
 
-    - `distance`: ‖β − β*‖ / ‖β*‖ for limit points (‖β‖ where β* = 0); NaN where only a direction is predicted.
-    - `angle`: the angle between β and β* in radians, accurate also where it is tiny.
+    - `distance`: ‖β − β⋆‖ / ‖β⋆‖ for limit points (‖β‖ where β⋆ = 0); NaN where only a direction is predicted.
+    - `angle`: the angle between β and β⋆ in radians, accurate also where it is tiny.
     - `theorem`, `residual`: which theorem predicted, and the residual of its own conditions.
     - `status`: how the computed run ended.
 

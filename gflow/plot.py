@@ -305,7 +305,9 @@ def trajectories(ax: "Axes", found: Any, name: str = "coefficients", entries: tu
 
 
 def heat_map(ax: "Axes", found: Any, name: str, x: str = "alpha", y: str = "seed") -> "Axes":
-    """A variable over two dimensions of a sweep, in logarithms where it is positive throughout.
+    """A variable over two dimensions of a sweep, in logarithms where it is positive and varies a hundredfold.
+
+    One that is positive and all but constant is drawn in one colour, on a scale of decades.
 
     ```python
     gflow.plot.heat_map(plt.figure().add_subplot(), found, "error")
@@ -316,7 +318,12 @@ def heat_map(ax: "Axes", found: Any, name: str, x: str = "alpha", y: str = "seed
 
     values = found[name].transpose(y, x).values
     finite = values[np.isfinite(values)]
-    norm = LogNorm() if finite.size and finite.min() > 0 and finite.max() > 100 * finite.min() else None
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+    norm = None
+    if low > 0 and high > 100 * low:
+        norm = LogNorm()
+    elif 0 < high < 1.01 * low:  # else the colours would be those of its round-off
+        norm = LogNorm(low / 10, high * 10)
     mesh = ax.pcolormesh(found[x], np.arange(found.sizes[y]), values, norm=norm, shading="nearest", rasterized=True)
     ax.figure.colorbar(mesh, ax=ax, pad=0.02).set_label(found[name].attrs.get("long_name", name))
     ax.set(xscale="log", xlabel="initial scale α" if x == "alpha" else x, ylabel=y)

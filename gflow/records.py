@@ -121,7 +121,7 @@ class Certificate(NamedTuple):
 class Solution(eqx.Module, Generic[NetworkT]):
     """Where a flow ends.
 
-    - `network`, `log_scale`: the final weights are e^log_scale times those of `network`. `log_scale` is 0 wherever
+    - `network`, `log_scale`: the final weights are e^{log_scale} times those of `network`. `log_scale` is 0 wherever
       weights can be represented.
     - `log_loss`, `log_time`: log L and log t there; log t = ∞ for a limit.
     - `status`: a `gflow.Status`; `converged` tells whether it is `Status.converged`.
@@ -180,7 +180,7 @@ class Solution(eqx.Module, Generic[NetworkT]):
 class Effective(eqx.Module, Generic[NetworkT]):
     """The start from which gradient flow ends where a descent of two layers ends (Even et al. 2023).
 
-    With η_l = U_lᵀv_l and w_± = η_1 ± η_2, a step with the update −γ ∇L multiplies w_± by 1 ∓ γg, where g = Sᵀ∇_β L.
+    With η_l = U_lᵀv_l and w_± = η_1 ± η_2, a step with the update −γ ∇L multiplies w_± by 1 ∓ γg, where g = Sᵀ∂L/∂β.
     The start of which the same flow would pass through the last iterate is w_±(0) Π_k (1 ∓ γ_k g_k) e^{±γ_k g_k}.
 
     - `log_sizes`: log |w_+| and log |w_−| of that start, shape (2, m): −∞ for 0. They may be beyond what weights hold.
@@ -207,7 +207,7 @@ class Path(eqx.Module, Generic[NetworkT]):
 
     One row a saved state, along an axis of length T after those of the lanes:
 
-    - `networks`, `log_scales`: the weights are e^log_scale times those of the networks. `log_scales` are 0 but in the
+    - `networks`, `log_scales`: the weights are e^{log_scale} times those of the networks. `log_scales` are 0 but in the
       clock of `gflow.Decades`, which goes where weights overflow. `coefficients` and `directions` know.
     - `followed`, `reduction`: the rows as they are in memory. By a `gflow.Reduced` that is not None the networks stand
       for larger ones, which `networks` writes out when it is asked for: all rows of them.

@@ -11,7 +11,7 @@
 # ---
 
 # %% [markdown]
-# # A loss of exp(−10^1000)
+# # A loss of exp(−10¹⁰⁰⁰)
 #
 # Train a classifier on separable data and its weights grow for ever, in a direction that tends to a maximum margin. For
 # a two-layer diagonal network that is the maximum ℓ1 margin (Corollary 2 of Yun, Krishnan and Mobahi). Training stops

@@ -39,6 +39,14 @@ def test_links_into_the_repository_lead_somewhere(name):
     assert [link for link in links if not (DOCS.parent / link).exists()] == []
 
 
+def test_the_readme_says_what_theory_each_prediction_is_of():
+    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    table = readme.split("[start:functions]")[1].split("[end:functions]")[0]
+    functions = [name.rpartition(".")[2] for name in table_of_contents(gflow.predict)]
+    functions = {name for name in functions if inspect.isfunction(getattr(gflow.predict, name))}
+    assert {name for name in functions - {"limit", "dft"} if not re.search(rf"`{name}[`(]", table)} == set()
+
+
 def table_of_contents(module):
     """The names that a package's __init__ offers, as `from .a import b as b`; modules apart."""
     for node in ast.parse(inspect.getsource(module)).body:

@@ -210,6 +210,8 @@ def test_bad_calls_say_so(verb, grid, message, unchecked_types):
         gflow.sweep(pair, verb, grid)
     with pytest.raises(ValueError, match="chunk must be a positive integer"):
         gflow.sweep(pair, product, {"a": [1.0], "b": [1.0]}, chunk=0)
+    with pytest.raises(ValueError, match=r"make\(a\) takes other names than those of the grid, b: .*'a'"):
+        gflow.sweep(lambda a: None, gflow.limit, {"b": [1.0]})
     with pytest.raises(ValueError, match=r"make must return \(network, problem\)"):
         gflow.sweep(lambda a: a, product, {"a": [1.0]})
 

@@ -115,4 +115,7 @@ def test_figures_of_a_sweep_show_every_lane():
     assert "slope 2" in plot.distances(axes[1], found, ["distance"]).get_legend().texts[0].get_text()
     assert len(plot.trajectories(axes[2], found, "path").lines) == 2 * 21
     assert plot.heat_map(axes[3], found, "error").collections[0].get_array().size == 21
+    found["bound"] = 1.2e-10 + 1e-14 * found.error  # all but constant: one colour, not that of round-off
+    shades = plot.heat_map(axes[3], found, "bound").collections[-1]
+    assert np.ptp(shades.norm(shades.get_array())) < 1e-3
     assert len(plot.sweep_figure(found).axes) == 3 + 2

@@ -54,9 +54,9 @@ def theorem_2():
         ball = np.array([np.cos(phi), np.sin(phi)])
         ball = size * ball / np.sum(np.abs(ball) ** p, axis=0) ** (1 / p)
         left.plot(*ball, color=colour, lw=1.3, label=f"L = {L}, p = {p:.2g}")
-    left.set(aspect="equal", xlim=(-0.6, 1.2), ylim=(-0.6, 0.65), xlabel="ρ₁", ylabel="ρ₂")
+    left.set(aspect="equal", xlim=(-0.65, 1.15), ylim=(-0.6, 1.15), xlabel="ρ₁", ylabel="ρ₂")
     left.set_title("the smallest balls that touch the margin")
-    left.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.28), ncols=3)
+    left.legend(frameon=False, fontsize=7, loc="upper right")
     problem = gflow.Classification([[1.0, 2.0], [0.0, -3.0]], [1.0, -1.0])
     names = {"fully-connected": "Corollary 1", "diagonal": "Corollary 2", "convolutional": "Corollary 3"}
     for name, make in gflow.experiments.section_6.NETWORKS.items():
@@ -96,7 +96,7 @@ def theorem_5():
     tau = np.logspace(-2, 6, 300)
     for L, colour in ((2, BLUE), (3, RED), (4, GREEN)):
         left.loglog(tau, gflow.potential.H(jnp.asarray(tau), L), color=colour, label=f"L = {L}")
-    left.set(xlabel="τ = ρ / (α|η|)ᴸ", ylabel="H_L(τ)", title="quadratic near 0, about |τ| far away")
+    left.set(xlabel="τ = ρ / (α|η|)ᴸ", ylabel="$H_L(τ)$", title="quadratic near 0, about |τ| far away")
     left.legend(frameon=False, fontsize=7)
     problem = gflow.Regression(rng.normal(size=(3, 8)), rng.normal(size=3))
     scales = np.logspace(-6, 1.5, 61)

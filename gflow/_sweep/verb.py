@@ -82,6 +82,7 @@ def sweep(
         require_count("chunk", chunk)
     job = Job(make, _verbs(verb))
     axes = as_grid(grid)
+    _require_arguments(make, list(axes.coordinates))
     with contextlib.ExitStack() as stack:
         path, manifest = (None if store is None else Path(store)), None
         request = _request(job, axes)
@@ -114,6 +115,20 @@ def _verbs(verb: Any) -> dict[str, Callable]:
     if not verbs:
         raise ValueError("verb names no function; pass gflow.limit, or {'end': gflow.limit, …}.")
     return verbs
+
+
+def _require_arguments(make: Callable, names: list[str]) -> None:
+    try:
+        signature = inspect.signature(make)
+    except (TypeError, ValueError):  # of some callables there is none to be had
+        return
+    try:
+        signature.bind(**dict.fromkeys(names))
+    except TypeError as error:
+        raise ValueError(
+            f"make{signature} takes other names than those of the grid, {', '.join(names)}: {error}. Each name of the "
+            "grid is an argument of make."
+        ) from None
 
 
 def _request(job: Job, grid: Grid) -> dict[str, Any]:

@@ -238,3 +238,17 @@ def test_angles_and_products_are_inverse_from_tiny_to_huge(L, spread):
     for size in (1e-12, 1e-3, 1.0, 2e8, 3e8, 1e60):
         rho = size * jnp.array([1.0, 2.0, 3.0])
         np.testing.assert_allclose(systems.rho(systems.angle_of(rho)), rho, rtol=1e-12)
+
+
+@pytest.mark.parametrize("L", [2, 3])
+@pytest.mark.parametrize("rows", [2, 4], ids=["fewer rows than columns", "as many"])
+def test_targets_of_zero_are_reached_in_a_few_steps_and_answered(L, rows):
+    """Where X is square the end is 0 itself, of which no step is a small part."""
+    rng = np.random.default_rng(0)
+    X, weights = rng.normal(size=(rows, 4)), tuple(rng.normal(size=(L, 4)))
+    for seen, log_alpha in ((X, -30.0), (X, 0.0), (0 * X, 0.0)):
+        end = gflow.limit(gflow.Diagonal(weights), gflow.Regression(seen, np.zeros(rows)), log_alpha=log_alpha)
+        assert end.converged
+        assert end.steps < 40
+        start = np.exp(L * log_alpha) * np.prod(weights, axis=0)
+        assert np.abs(seen @ end.coefficients).max() <= 1e-12 * np.abs(start).max()

@@ -41,7 +41,7 @@ class Limit(eqx.Module):
 
     - `angles`, `nu`: x of shape (m,) and α^{L−2} ν of shape (n,). Only `angles` and `fitted` have derivatives.
     - `errors`: a bound on |δρ|, shape (m,), from the equations' residuals and the round-off in them.
-    - `residual`: max_i |Zρ − y|_i / (max_j |Z_ij| max |ρ| + |y_i|).
+    - `residual`: max_i |Zρ − y|_i / (max_j |Z_ij| max |ρ| + |y_i|), where y = 0 relative to the start's |ρ| as well.
     - `dual_residual`: max_j |Zᵀν − ζ|_j / max |ζ|.
     - `gap`: the duality gap over the potential Q(ρ), to first order in the primal and second in the dual residual.
     - `fitted`, `misfit`: y′, the nearest outputs to y in the range of Z, and how far they are from y in a row,
@@ -257,6 +257,7 @@ def _solved(coordinates: Coordinates, Z: Array, target: Array, first: Basis, max
     start = coordinates.rho(coordinates.start)
     none = jnp.zeros_like(coordinates.start)
     seen = _seen(Z)
+    left = _left_of_start(coordinates, Z, target)
 
     def step(is_last: Array, state: _State) -> _State:
         here, x, basis = _at(coordinates, state.log_scale), state.x, state.basis
@@ -276,7 +277,8 @@ def _solved(coordinates: Coordinates, Z: Array, target: Array, first: Basis, max
         room = jnp.where(is_last, jnp.inf, _ROOM * (jnp.max(jnp.abs(zeta)) + jnp.max(_exp(slopes.log_zeta))))
         dzetas = jnp.clip(dzeta_B, -room, room) @ basis.A + jnp.stack([equations.slack, none])
 
-        size = jnp.max(jnp.abs(drhos[0])) / largest
+        move = jnp.max(jnp.abs(drhos[0]))
+        size = jnp.where(move == 0, 0.0, move / jnp.maximum(largest, left))
         off = _out_of_order(here, equations)
         arrived = state.log_scale == last
         stalled = (size < eps**0.5) & (size >= state.size)
@@ -351,6 +353,12 @@ def _misfit_of_data(Z: Array, target: Array, basis: Basis, rho: Array, shift: Ar
 def _seen(Z: Array) -> Bool[Array, " m"]:
     """Whether any row sees a coordinate. What none sees has no part in the outputs' round-off, however large it is."""
     return jnp.any(Z != 0, axis=0)
+
+
+def _left_of_start(coordinates: Coordinates, Z: Array, target: Array) -> Scalar:
+    """max |ρ| at the start where y = 0, and 0 elsewhere: the only size there is then, since ρ itself may go to 0."""
+    start = jnp.abs(coordinates.rho(coordinates.start))
+    return jnp.where(jnp.any(target != 0), 0.0, jnp.max(jnp.where(_seen(Z), start, 0.0)))
 
 
 def _slack(basis: Basis, zeta: Array) -> Float[Array, " m"]:
@@ -464,7 +472,8 @@ def _certify(
     D = _exp(coordinates.log_rho_slope(x) - coordinates.log_zeta_slope(x))
     gap = jnp.abs(basis.of_rows(zeta, 0.0) @ equations.misfit) + jnp.sum(D * equations.slack**2) / 2
     potential = rho @ zeta - jnp.sum(coordinates.conjugate(x))
-    sizes = jnp.max(jnp.abs(Z), axis=1) * jnp.max(jnp.abs(seen)) + jnp.abs(target)
+    largest = jnp.max(jnp.abs(seen)) + _left_of_start(coordinates, Z, target)
+    sizes = jnp.max(jnp.abs(Z), axis=1) * largest + jnp.abs(target)
     off = jnp.abs(target - Z @ rho) / jnp.where(sizes > 0, sizes, 1.0)
     largest = jnp.max(jnp.abs(zeta))
     return Limit(

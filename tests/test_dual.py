@@ -252,3 +252,17 @@ def test_targets_of_zero_are_reached_in_a_few_steps_and_answered(L, rows):
         assert end.steps < 40
         start = np.exp(L * log_alpha) * np.prod(weights, axis=0)
         assert np.abs(seen @ end.coefficients).max() <= 1e-12 * np.abs(start).max()
+
+
+@pytest.mark.parametrize("L", [2, 3])
+def test_what_collinear_rows_ask_of_small_coordinates_is_answered_to_the_data_s_own_digits(L):
+    """Round-off of y, of which little is left along the columns of a basis, asks 1e8 times as much of its ρ."""
+    rng, network = np.random.default_rng(0), last_layer_zero(9, L)
+    for _ in range(3):
+        X, beta = rng.normal(size=(6, 9)), rng.normal(size=9) * (rng.random(9) < 0.3)
+        X[-1] = X[0] + 1e-8 * X[-1]
+        problem = gflow.Regression(X, X @ beta)
+        rho, end = certify(network, problem, np.log(1e-6))
+        bound = float(jnp.linalg.norm(end.errors) / jnp.linalg.norm(rho))
+        assert bound <= 1e-9
+        assert distance(rho, exact_theorem_5(problem, L, 1e-6, end.angles, end.nu)) <= bound

@@ -230,15 +230,27 @@ def _at(coordinates: Coordinates, log_scale: Scalar) -> Coordinates:
 
 
 def _felt(
-    basis: Basis, target: Array, sizes: Array, misfit: Array, rho: Array, least: float | Scalar = 4.0
+    basis: Basis,
+    target: Array,
+    sizes: Array,
+    misfit: Array,
+    rho: Array,
+    least: float | Scalar = 4.0,
+    noisiest: float | Array = jnp.inf,
 ) -> Bool[Array, " n"]:
     """The rows whose misfit is more than `least` units of round-off, which is nothing to follow: where it is all that y
     asks of a basic, as where y is sparse, ρ_j would swing by its own size for ever. There any balance of what is small
-    will do."""
+    will do. `noisiest`: what a unit is at most, where the misfit is known better than its terms."""
     noise = jnp.abs(basis.inverse) @ jnp.abs(target) + jnp.abs(basis.A) @ sizes
-    noise = float(jnp.finfo(rho.dtype).eps) * noise
+    noise = jnp.minimum(float(jnp.finfo(rho.dtype).eps) * noise, noisiest)
     dormant = jnp.abs(basis.of_rows(rho, 0.0)) <= _DORMANT * noise
     return jnp.abs(misfit) > jnp.where(dormant, _DORMANT, least) * noise
+
+
+def _noise_of_data(basis: Basis, Z: Array, largest: Scalar) -> Float[Array, " n"]:
+    """A unit of round-off in `_misfit_of_data`, and at least one of ρ itself."""
+    of_sums = resolution(Z.shape[1], Z.dtype) * jnp.max(jnp.abs(Z), axis=1) * largest
+    return float(jnp.finfo(Z.dtype).eps) * largest + jnp.abs(basis.inverse) @ of_sums
 
 
 _CENTRED = 0.1  # relative size of a step from which Newton's method converges, so that the scale may move on
@@ -265,8 +277,11 @@ def _solved(coordinates: Coordinates, Z: Array, target: Array, first: Basis, max
         shift = jnp.where(state.log_scale == last, 0.0, begun - start)
         rho, zeta = here.rho(x), here.zeta(x)
         largest = jnp.max(jnp.where(seen, jnp.abs(rho), 0.0))
-        misfit = jax.lax.cond(is_last, _misfit_of_data, _misfit, Z, target, basis, rho, shift)
-        felt = _felt(basis, target, jnp.abs(rho) + jnp.abs(shift), misfit, rho, jnp.where(is_last, 0.0, 4.0))
+        arrived = state.log_scale == last
+        misfit = jax.lax.cond(arrived, _misfit_of_data, _misfit, Z, target, basis, rho, shift)
+        sizes, least = jnp.abs(rho) + jnp.abs(shift), jnp.where(is_last, 0.0, 4.0)
+        noisiest = jnp.where(arrived, _noise_of_data(basis, Z, largest), jnp.inf)
+        felt = _felt(basis, target, sizes, misfit, rho, least, noisiest)
         felt &= basis.active & (~is_last | (jnp.abs(misfit) > eps * largest))
         equations = _Equations(rho, zeta, jnp.where(felt, misfit, 0.0), _slack(basis, zeta))
         # The equations' residuals, and their derivatives by log α.
@@ -280,7 +295,6 @@ def _solved(coordinates: Coordinates, Z: Array, target: Array, first: Basis, max
         move = jnp.max(jnp.abs(drhos[0]))
         size = jnp.where(move == 0, 0.0, move / jnp.maximum(largest, left))
         off = _out_of_order(here, equations)
-        arrived = state.log_scale == last
         stalled = (size < eps**0.5) & (size >= state.size)
         solved = arrived & ((size <= 1e3 * eps) | stalled) & (off <= _IN_ORDER)
         centred = ~is_last & (jnp.maximum(size, off) < _CENTRED)  # false for NaN

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
 from scipy.optimize import linprog
-from truth import distance, even, exact_theorem_5
+from truth import distance, even, exact_theorem_5, normals
 
 import gflow
 from gflow.dual import coordinates
@@ -266,3 +266,53 @@ def test_what_collinear_rows_ask_of_small_coordinates_is_answered_to_the_data_s_
         bound = float(jnp.linalg.norm(end.errors) / jnp.linalg.norm(rho))
         assert bound <= 1e-9
         assert distance(rho, exact_theorem_5(problem, L, 1e-6, end.angles, end.nu)) <= bound
+
+
+def more_points_than_coordinates(seed):
+    """Six points in four coordinates whose columns differ by 1e8 in size, and what their least squares are."""
+    X, y = normals(seed, (6, 4), (6,))
+    X = X * jnp.array([1e4, 1e-4, 1.0, 1.0])
+    with mp.workdps(60):
+        A = mp.matrix(X.tolist())
+        return gflow.Regression(X, y), np.array(mp.lu_solve(A.T * A, A.T * mp.matrix(y.tolist())), float).ravel()
+
+
+@pytest.mark.parametrize("L", [2, 3])
+def test_least_squares_are_right_coordinate_by_coordinate_whatever_the_columns_sizes(L):
+    weights = normals(L, *[(4,)] * L)
+    for seed in range(3):
+        problem, expected = more_points_than_coordinates(seed)
+        end = gflow.limit(gflow.Diagonal(weights), problem, log_alpha=-9.0)
+        assert end.status == gflow.Status.least_squares
+        np.testing.assert_allclose(end.coefficients, expected, rtol=1e-12)
+        fitting = gflow.Regression(problem.X, problem.X @ jnp.array([1e-6, 1.0, 1.0, 1.0]))
+        assert gflow.limit(gflow.Diagonal(weights), fitting, log_alpha=-9.0).converged
+
+
+@pytest.mark.parametrize("weight", [-1.0, 0.6], ids=["free", "tied"])
+def test_least_squares_have_the_derivatives_of_least_squares(weight):
+    """At a positive loss the residual turns with X, and takes the outputs' range with it."""
+    X, y, dX, dy = normals(0, (6, 3), (6,), (6, 3), (6,))
+    beta = jnp.array([1.0, 2.0, 0.5])
+    y = X @ beta + 0.1 * y
+    network = gflow.Diagonal((jnp.array([0.6, 0.7, 0.8]), jnp.array([weight, 0.7, 0.8])))
+
+    def least_squares(X, y):
+        return jnp.linalg.solve(X.T @ X, X.T @ y)
+
+    def limit(X, y):
+        return gflow.limit(network, gflow.Regression(X, y)).coefficients
+
+    ours, exact = (jax.jvp(f, (X, y), (dX, dy)) for f in (limit, least_squares))
+    np.testing.assert_allclose(ours[0], exact[0], rtol=1e-10)
+    np.testing.assert_allclose(ours[1], exact[1], rtol=1e-9)
+
+
+def test_signs_are_kept_or_lost_whatever_the_columns_sizes():
+    """A coordinate of 1e-6 along a column of 1e-6, beside one of size 1: well above round-off of its own column."""
+    X = jnp.array([[1.0, 1e-6], [1.0, 2e-6], [1.0, -1e-6]])
+    network = gflow.Diagonal((jnp.ones(2), jnp.ones(2)))
+    for small in (1e-6, -1e-6):
+        end = gflow.limit(network, gflow.Regression(X, X @ jnp.array([1.0, small])), log_alpha=-9.0)
+        assert end.converged if small > 0 else end.status == gflow.Status.least_squares
+        assert (end.coefficients[1] > 0) == (small > 0)

@@ -27,7 +27,7 @@ from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, Bool, Float, Int, Scalar
 
 from . import basis as bases
-from . import cone
+from . import cone, projection
 from .basis import Basis
 from .coordinates import Coordinates
 from .digits import difference, exponent_of, ldexp, resolution
@@ -157,20 +157,26 @@ def newton(
     Z = jnp.where(reach.dead, 0.0, Z)
     first = bases.improved(bases.start(Z), _slopes(coordinates, coordinates.start).w, 2.0)
     first = jax.lax.stop_gradient(first)
-    fitted, noise = jax.lax.cond(
-        first.active.all(), lambda v: (v, jnp.zeros_like(v)), lambda v: _projected(first, metric, v), reach.outputs
+    equations = jax.lax.cond(
+        first.active.all(),
+        lambda basis, Z, _, reached: projection.as_they_are(basis, Z, reached),
+        lambda basis, Z, y, _: projection.nearest(basis, metric, Z, y),
+        *(first, Z, target, reach.outputs),
     )
-    first = first._replace(A=after(fitted, first.A))
-    state = _solved(*jax.lax.stop_gradient((coordinates, Z, fitted, first)), max_iterations)
+    basis = equations.basis._replace(A=after(equations.target, equations.basis.A))
+    equations = equations._replace(basis=jax.lax.stop_gradient(basis))
+    Z, y = equations.Z, equations.target
+    state = _solved(*jax.lax.stop_gradient((coordinates, Z, y, equations.basis)), max_iterations)
     basis, x = state.basis, state.x
     inverse_gram = jnp.linalg.inv(jax.lax.stop_gradient(_gram(basis, _slopes(coordinates, x))))
-    x = _implicit(coordinates, Z, fitted, basis, inverse_gram, x)
-    end = _certify(*jax.lax.stop_gradient((coordinates, Z, fitted)), noise, basis, inverse_gram, x, state.iterations)
+    x = _implicit(coordinates, Z, y, basis, inverse_gram, x)
+    end = _certify(*jax.lax.stop_gradient((coordinates, equations)), basis, inverse_gram, x, state.iterations)
+    fitted = equations.outputs
     sizes = jnp.abs(target) + jnp.max(jnp.abs(coordinates.rho(end.angles)))
     end = dataclasses.replace(
         end,
         angles=jnp.where(reach.dead, -coordinates.side * _DEAD, end.angles),
-        nu=ldexp(end.nu, -rows),
+        nu=ldexp(jax.lax.stop_gradient(end.nu @ equations.back), -rows),
         residual=jnp.maximum(end.residual, reach.violation),
         fitted=ldexp(fitted, rows),
         misfit=jnp.max(jnp.abs(target - fitted) / jnp.where(sizes > 0, sizes, 1.0)),
@@ -211,18 +217,6 @@ def scaled(v: Array, log_factor: Scalar) -> Array:
     """v e^log_factor, where the factor itself may overflow."""
     half = jnp.exp(log_factor / 2)
     return v * half * half
-
-
-def _projected(basis: Basis, metric: Array, target: Array) -> tuple[Array, Array]:
-    """The nearest outputs in the range of Z, in the metric of the data, and a bound on the round-off in them. Dependent
-    rows of Z_B⁻¹ span its complement."""
-    metric = jnp.maximum(metric, jnp.finfo(metric.dtype).tiny)
-    null = jnp.where(basis.active[:, None], 0.0, basis.inverse / metric)
-    null = null / jnp.maximum(jnp.max(jnp.abs(null), axis=1, keepdims=True), jnp.finfo(metric.dtype).tiny)
-    back = jnp.linalg.pinv(null, rtol=1e-10)
-    sizes = jnp.abs(target) + jnp.abs(back) @ (jnp.abs(null) @ jnp.abs(target * metric)) / metric
-    noise = _ROUND_OFF * float(jnp.finfo(metric.dtype).eps) * jax.lax.stop_gradient(sizes)
-    return target - back @ (null @ (target * metric)) / metric, noise
 
 
 def _at(coordinates: Coordinates, log_scale: Scalar) -> Coordinates:
@@ -470,14 +464,13 @@ def _implicit_jvp(primals: tuple, tangents: tuple) -> tuple:
 
 def _certify(
     coordinates: Coordinates,
-    Z: Array,
-    target: Array,
-    noise: Array,
+    solved: projection.Equations,
     basis: Basis,
     inverse_gram: Array,
     angles: Array,
     iterations: Array,
 ) -> Limit:
+    Z, target = solved.Z, solved.target
     x = jax.lax.stop_gradient(angles)
     rho, zeta = coordinates.rho(x), coordinates.zeta(x)
     seen = jnp.where(_seen(Z), rho, 0.0)
@@ -493,7 +486,7 @@ def _certify(
     return Limit(
         angles=angles,
         nu=basis.inverse.T @ basis.of_rows(zeta, 0.0),
-        errors=_errors(coordinates, Z, noise, basis, inverse_gram, x, equations),
+        errors=_errors(coordinates, solved, basis, inverse_gram, x, equations),
         residual=jnp.max(jnp.where(basis.active, off, 0.0)),
         dual_residual=jnp.max(jnp.abs(equations.slack)) / jnp.where(largest > 0, largest, 1.0),
         gap=gap / jnp.where(potential > 0, potential, 1.0),
@@ -506,8 +499,7 @@ def _certify(
 
 def _errors(
     coordinates: Coordinates,
-    Z: Array,
-    noise: Array,
+    solved: projection.Equations,
     basis: Basis,
     inverse_gram: Array,
     x: Array,
@@ -515,15 +507,17 @@ def _errors(
 ) -> Float[Array, " m"]:
     """A bound on |δρ|: the solution of Newton's equations for the residuals and all round-off in them, with every
     term's absolute value taken. Twice that, since D changes on the way."""
+    Z = solved.Z
     n, m = Z.shape
-    eps = _ROUND_OFF * float(jnp.finfo(x.dtype).eps)
+    eps = projection.ROUND_OFF * float(jnp.finfo(x.dtype).eps)
     slopes, rho, zeta = _slopes(coordinates, x), jnp.abs(equations.rho), jnp.abs(equations.zeta)
     reach, B = jnp.abs(basis.inverse), bases.columns_of(basis, Z)
     zeta_B = basis.of_rows(zeta, 0.0)
     largest = jnp.max(jnp.where(_seen(Z), rho, 0.0))
     of_sums = resolution(m, x.dtype) * jnp.max(jnp.abs(Z), axis=1) * largest
     of_A = resolution(n, x.dtype) * jnp.max(jnp.abs(B), axis=1)[:, None] * jnp.max(jnp.abs(basis.A), axis=0)
-    misfit = jnp.abs(equations.misfit) + reach @ (of_sums + noise)
+    of_data = solved.noise + solved.relative * (jnp.abs(Z) @ jnp.where(_seen(Z), rho, 0.0))
+    misfit = jnp.abs(equations.misfit) + reach @ (of_sums + of_data)
     slack = jnp.abs(equations.slack) + eps * (zeta_B @ jnp.abs(basis.A) + zeta) + zeta_B @ (reach @ of_A)
     slack = jnp.where(basis.basic, 0.0, slack)
     shifts = slack * _exp(slopes.log_rho - slopes.log_zeta)
@@ -539,6 +533,3 @@ def _errors(
     errors = 2 * basis.at_columns(slopes.w * (t @ M) + shifts, t * w)
     trusted = jnp.max(jnp.abs(basis.inverse @ B - jnp.eye(n, dtype=x.dtype))) < 1e-3
     return jnp.where(trusted & ~jnp.isnan(errors), errors, jnp.inf)
-
-
-_ROUND_OFF = 4.0  # units of round-off that a sum of products is allowed, relative to the sum of their sizes

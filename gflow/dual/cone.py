@@ -11,8 +11,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Scalar
 
-from .digits import exponent_of, ldexp
-
 
 class Nearest(NamedTuple):
     """The nearest outputs; the coordinates that are zero there, and that are so for good; and how far the conditions
@@ -89,10 +87,9 @@ def within_reach(
     factor for every row.
 
     Whether y is in it is asked with orthonormal rows, as which the cone is the same and rows that all but depend on
-    each other count like others; and it is the same with columns of about one size, however small some are.
+    each other count like others.
     """
     eps, n = float(jnp.finfo(Z.dtype).eps), len(y)
-    Z = ldexp(Z, -exponent_of(jnp.max(jnp.abs(Z), axis=0)))
     U, s, V = jnp.linalg.svd(Z, full_matrices=False)
     kept = s > 10 * n * eps * jnp.max(s)
     inverse = jnp.where(kept, 1 / jnp.where(kept, s, 1.0), 0.0)

@@ -306,3 +306,12 @@ def test_least_squares_have_the_derivatives_of_least_squares(weight):
     ours, exact = (jax.jvp(f, (X, y), (dX, dy)) for f in (limit, least_squares))
     np.testing.assert_allclose(ours[0], exact[0], rtol=1e-10)
     np.testing.assert_allclose(ours[1], exact[1], rtol=1e-9)
+
+
+def test_coordinates_whose_angles_cannot_move_are_not_waited_for():
+    """From weights of 1e-4 beside some of 1e4, ζ of four layers turns 1e16 times as far with the same angle."""
+    sizes = jnp.array([1e4, 1e-4, 10.0])
+    network = gflow.Diagonal((-sizes, -sizes * jnp.array([1.1, 0.9, 0.2]), 0.3 * sizes, -0.8 * sizes))
+    end = gflow.limit(network, gflow.Regression([[0.3, 2.0, -0.9]], [-0.1]), log_alpha=-28.0)
+    assert end.converged
+    np.testing.assert_allclose(end.coefficients, [-1 / 3, 0.0, 0.0], atol=1e-12)

@@ -288,7 +288,7 @@ def _solved(coordinates: Coordinates, Z: Array, target: Array, first: Basis, max
 
         move = jnp.max(jnp.abs(drhos[0]))
         size = jnp.where(move == 0, 0.0, move / jnp.maximum(largest, left))
-        off = _out_of_order(here, equations)
+        off = _out_of_order(here, equations, x, slopes)
         stalled = (size < eps**0.5) & (size >= state.size)
         solved = arrived & ((size <= 1e3 * eps) | stalled) & (off <= _IN_ORDER)
         centred = ~is_last & (jnp.maximum(size, off) < _CENTRED)  # false for NaN
@@ -421,10 +421,14 @@ _NEGLIGIBLE = 1e-20  # ρ in units of the largest, below which it is no part of 
 _MOST_LAST_STEPS = 40  # four are enough but where y is sparse to round-off, and ν is determined by what lies below it
 
 
-def _out_of_order(coordinates: Coordinates, equations: _Equations) -> Scalar:
-    """max |Zᵀν − ζ| / max |ζ|, without ties that are negligible and sink on: they have nothing to wait for."""
+def _out_of_order(coordinates: Coordinates, equations: _Equations, x: Array, slopes: _Slopes) -> Scalar:
+    """max |Zᵀν − ζ| / max |ζ|, without ties that are negligible and sink on: they have nothing to wait for. Nor have
+    angles that would have to move by less than their own round-off, as where a coordinate is much smaller than others
+    for L ≥ 3, and its ζ so much steeper."""
+    eps = float(jnp.finfo(x.dtype).eps)
     rho, zeta = jnp.abs(equations.rho), jnp.abs(equations.zeta)
-    waits = (coordinates.side * equations.slack >= 0) | (rho > 50 * float(jnp.finfo(rho.dtype).eps) * jnp.max(rho))
+    waits = (coordinates.side * equations.slack >= 0) | (rho > 50 * eps * jnp.max(rho))
+    waits &= jnp.abs(equations.slack) > 4 * eps * jnp.abs(x) * _exp(slopes.log_zeta)
     off = jnp.max(jnp.where(waits, jnp.abs(equations.slack), 0.0)) / jnp.max(zeta)
     return jnp.where(jnp.isnan(off), 0.0, off)
 

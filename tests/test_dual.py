@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
 from scipy.optimize import linprog
-from truth import distance, even, exact_theorem_5
+from truth import distance, even, exact_theorem_5, normals
 
 import gflow
 from gflow.dual import coordinates
@@ -238,3 +238,80 @@ def test_angles_and_products_are_inverse_from_tiny_to_huge(L, spread):
     for size in (1e-12, 1e-3, 1.0, 2e8, 3e8, 1e60):
         rho = size * jnp.array([1.0, 2.0, 3.0])
         np.testing.assert_allclose(systems.rho(systems.angle_of(rho)), rho, rtol=1e-12)
+
+
+@pytest.mark.parametrize("L", [2, 3])
+@pytest.mark.parametrize("rows", [2, 4], ids=["fewer rows than columns", "as many"])
+def test_targets_of_zero_are_reached_in_a_few_steps_and_answered(L, rows):
+    """Where X is square the end is 0 itself, of which no step is a small part."""
+    rng = np.random.default_rng(0)
+    X, weights = rng.normal(size=(rows, 4)), tuple(rng.normal(size=(L, 4)))
+    for seen, log_alpha in ((X, -30.0), (X, 0.0), (0 * X, 0.0)):
+        end = gflow.limit(gflow.Diagonal(weights), gflow.Regression(seen, np.zeros(rows)), log_alpha=log_alpha)
+        assert end.converged
+        assert end.steps < 40
+        start = np.exp(L * log_alpha) * np.prod(weights, axis=0)
+        assert np.abs(seen @ end.coefficients).max() <= 1e-12 * np.abs(start).max()
+
+
+@pytest.mark.parametrize("L", [2, 3])
+def test_what_collinear_rows_ask_of_small_coordinates_is_answered_to_the_data_s_own_digits(L):
+    """Round-off of y, of which little is left along the columns of a basis, asks 1e8 times as much of its ρ."""
+    rng, network = np.random.default_rng(0), last_layer_zero(9, L)
+    for _ in range(3):
+        X, beta = rng.normal(size=(6, 9)), rng.normal(size=9) * (rng.random(9) < 0.3)
+        X[-1] = X[0] + 1e-8 * X[-1]
+        problem = gflow.Regression(X, X @ beta)
+        rho, end = certify(network, problem, np.log(1e-6))
+        bound = float(jnp.linalg.norm(end.errors) / jnp.linalg.norm(rho))
+        assert bound <= 1e-9
+        assert distance(rho, exact_theorem_5(problem, L, 1e-6, end.angles, end.nu)) <= bound
+
+
+def more_points_than_coordinates(seed):
+    """Six points in four coordinates whose columns differ by 1e8 in size, and what their least squares are."""
+    X, y = normals(seed, (6, 4), (6,))
+    X = X * jnp.array([1e4, 1e-4, 1.0, 1.0])
+    with mp.workdps(60):
+        A = mp.matrix(X.tolist())
+        return gflow.Regression(X, y), np.array(mp.lu_solve(A.T * A, A.T * mp.matrix(y.tolist())), float).ravel()
+
+
+@pytest.mark.parametrize("L", [2, 3])
+def test_least_squares_are_right_coordinate_by_coordinate_whatever_the_columns_sizes(L):
+    weights = normals(L, *[(4,)] * L)
+    for seed in range(3):
+        problem, expected = more_points_than_coordinates(seed)
+        end = gflow.limit(gflow.Diagonal(weights), problem, log_alpha=-9.0)
+        assert end.status == gflow.Status.least_squares
+        np.testing.assert_allclose(end.coefficients, expected, rtol=1e-12)
+        fitting = gflow.Regression(problem.X, problem.X @ jnp.array([1e-6, 1.0, 1.0, 1.0]))
+        assert gflow.limit(gflow.Diagonal(weights), fitting, log_alpha=-9.0).converged
+
+
+@pytest.mark.parametrize("weight", [-1.0, 0.6], ids=["free", "tied"])
+def test_least_squares_have_the_derivatives_of_least_squares(weight):
+    """At a positive loss the residual turns with X, and takes the outputs' range with it."""
+    X, y, dX, dy = normals(0, (6, 3), (6,), (6, 3), (6,))
+    beta = jnp.array([1.0, 2.0, 0.5])
+    y = X @ beta + 0.1 * y
+    network = gflow.Diagonal((jnp.array([0.6, 0.7, 0.8]), jnp.array([weight, 0.7, 0.8])))
+
+    def least_squares(X, y):
+        return jnp.linalg.solve(X.T @ X, X.T @ y)
+
+    def limit(X, y):
+        return gflow.limit(network, gflow.Regression(X, y)).coefficients
+
+    ours, exact = (jax.jvp(f, (X, y), (dX, dy)) for f in (limit, least_squares))
+    np.testing.assert_allclose(ours[0], exact[0], rtol=1e-10)
+    np.testing.assert_allclose(ours[1], exact[1], rtol=1e-9)
+
+
+def test_coordinates_whose_angles_cannot_move_are_not_waited_for():
+    """From weights of 1e-4 beside some of 1e4, ζ of four layers turns 1e16 times as far with the same angle."""
+    sizes = jnp.array([1e4, 1e-4, 10.0])
+    network = gflow.Diagonal((-sizes, -sizes * jnp.array([1.1, 0.9, 0.2]), 0.3 * sizes, -0.8 * sizes))
+    end = gflow.limit(network, gflow.Regression([[0.3, 2.0, -0.9]], [-0.1]), log_alpha=-28.0)
+    assert end.converged
+    np.testing.assert_allclose(end.coefficients, [-1 / 3, 0.0, 0.0], atol=1e-12)

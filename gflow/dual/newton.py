@@ -27,7 +27,7 @@ from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, Bool, Float, Int, Scalar
 
 from . import basis as bases
-from . import cone
+from . import cone, projection
 from .basis import Basis
 from .coordinates import Coordinates
 from .digits import difference, exponent_of, ldexp, resolution
@@ -41,7 +41,7 @@ class Limit(eqx.Module):
 
     - `angles`, `nu`: x of shape (m,) and α^{L−2} ν of shape (n,). Only `angles` and `fitted` have derivatives.
     - `errors`: a bound on |δρ|, shape (m,), from the equations' residuals and the round-off in them.
-    - `residual`: max_i |Zρ − y|_i / (max_j |Z_ij| max |ρ| + |y_i|).
+    - `residual`: max_i |Zρ − y|_i / (max_j |Z_ij| max |ρ| + |y_i|), where y = 0 relative to the start's |ρ| as well.
     - `dual_residual`: max_j |Zᵀν − ζ|_j / max |ζ|.
     - `gap`: the duality gap over the potential Q(ρ), to first order in the primal and second in the dual residual.
     - `fitted`, `misfit`: y′, the nearest outputs to y in the range of Z, and how far they are from y in a row,
@@ -157,20 +157,26 @@ def newton(
     Z = jnp.where(reach.dead, 0.0, Z)
     first = bases.improved(bases.start(Z), _slopes(coordinates, coordinates.start).w, 2.0)
     first = jax.lax.stop_gradient(first)
-    fitted, noise = jax.lax.cond(
-        first.active.all(), lambda v: (v, jnp.zeros_like(v)), lambda v: _projected(first, metric, v), reach.outputs
+    equations = jax.lax.cond(
+        first.active.all(),
+        lambda basis, Z, _, reached: projection.as_they_are(basis, Z, reached),
+        lambda basis, Z, y, _: projection.nearest(basis, metric, Z, y),
+        *(first, Z, target, reach.outputs),
     )
-    first = first._replace(A=after(fitted, first.A))
-    state = _solved(*jax.lax.stop_gradient((coordinates, Z, fitted, first)), max_iterations)
+    basis = equations.basis._replace(A=after(equations.target, equations.basis.A))
+    equations = equations._replace(basis=jax.lax.stop_gradient(basis))
+    Z, y = equations.Z, equations.target
+    state = _solved(*jax.lax.stop_gradient((coordinates, Z, y, equations.basis)), max_iterations)
     basis, x = state.basis, state.x
     inverse_gram = jnp.linalg.inv(jax.lax.stop_gradient(_gram(basis, _slopes(coordinates, x))))
-    x = _implicit(coordinates, Z, fitted, basis, inverse_gram, x)
-    end = _certify(*jax.lax.stop_gradient((coordinates, Z, fitted)), noise, basis, inverse_gram, x, state.iterations)
+    x = _implicit(coordinates, Z, y, basis, inverse_gram, x)
+    end = _certify(*jax.lax.stop_gradient((coordinates, equations)), basis, inverse_gram, x, state.iterations)
+    fitted = equations.outputs
     sizes = jnp.abs(target) + jnp.max(jnp.abs(coordinates.rho(end.angles)))
     end = dataclasses.replace(
         end,
         angles=jnp.where(reach.dead, -coordinates.side * _DEAD, end.angles),
-        nu=ldexp(end.nu, -rows),
+        nu=ldexp(jax.lax.stop_gradient(end.nu @ equations.back), -rows),
         residual=jnp.maximum(end.residual, reach.violation),
         fitted=ldexp(fitted, rows),
         misfit=jnp.max(jnp.abs(target - fitted) / jnp.where(sizes > 0, sizes, 1.0)),
@@ -213,32 +219,32 @@ def scaled(v: Array, log_factor: Scalar) -> Array:
     return v * half * half
 
 
-def _projected(basis: Basis, metric: Array, target: Array) -> tuple[Array, Array]:
-    """The nearest outputs in the range of Z, in the metric of the data, and a bound on the round-off in them. Dependent
-    rows of Z_B⁻¹ span its complement."""
-    metric = jnp.maximum(metric, jnp.finfo(metric.dtype).tiny)
-    null = jnp.where(basis.active[:, None], 0.0, basis.inverse / metric)
-    null = null / jnp.maximum(jnp.max(jnp.abs(null), axis=1, keepdims=True), jnp.finfo(metric.dtype).tiny)
-    back = jnp.linalg.pinv(null, rtol=1e-10)
-    sizes = jnp.abs(target) + jnp.abs(back) @ (jnp.abs(null) @ jnp.abs(target * metric)) / metric
-    noise = _ROUND_OFF * float(jnp.finfo(metric.dtype).eps) * jax.lax.stop_gradient(sizes)
-    return target - back @ (null @ (target * metric)) / metric, noise
-
-
 def _at(coordinates: Coordinates, log_scale: Scalar) -> Coordinates:
     return dataclasses.replace(coordinates, log_scale=log_scale)
 
 
 def _felt(
-    basis: Basis, target: Array, sizes: Array, misfit: Array, rho: Array, least: float | Scalar = 4.0
+    basis: Basis,
+    target: Array,
+    sizes: Array,
+    misfit: Array,
+    rho: Array,
+    least: float | Scalar = 4.0,
+    noisiest: float | Array = jnp.inf,
 ) -> Bool[Array, " n"]:
     """The rows whose misfit is more than `least` units of round-off, which is nothing to follow: where it is all that y
     asks of a basic, as where y is sparse, ρ_j would swing by its own size for ever. There any balance of what is small
-    will do."""
+    will do. `noisiest`: what a unit is at most, where the misfit is known better than its terms."""
     noise = jnp.abs(basis.inverse) @ jnp.abs(target) + jnp.abs(basis.A) @ sizes
-    noise = float(jnp.finfo(rho.dtype).eps) * noise
+    noise = jnp.minimum(float(jnp.finfo(rho.dtype).eps) * noise, noisiest)
     dormant = jnp.abs(basis.of_rows(rho, 0.0)) <= _DORMANT * noise
     return jnp.abs(misfit) > jnp.where(dormant, _DORMANT, least) * noise
+
+
+def _noise_of_data(basis: Basis, Z: Array, largest: Scalar) -> Float[Array, " n"]:
+    """A unit of round-off in `_misfit_of_data`, and at least one of ρ itself."""
+    of_sums = resolution(Z.shape[1], Z.dtype) * jnp.max(jnp.abs(Z), axis=1) * largest
+    return float(jnp.finfo(Z.dtype).eps) * largest + jnp.abs(basis.inverse) @ of_sums
 
 
 _CENTRED = 0.1  # relative size of a step from which Newton's method converges, so that the scale may move on
@@ -257,6 +263,7 @@ def _solved(coordinates: Coordinates, Z: Array, target: Array, first: Basis, max
     start = coordinates.rho(coordinates.start)
     none = jnp.zeros_like(coordinates.start)
     seen = _seen(Z)
+    left = _left_of_start(coordinates, Z, target)
 
     def step(is_last: Array, state: _State) -> _State:
         here, x, basis = _at(coordinates, state.log_scale), state.x, state.basis
@@ -264,8 +271,11 @@ def _solved(coordinates: Coordinates, Z: Array, target: Array, first: Basis, max
         shift = jnp.where(state.log_scale == last, 0.0, begun - start)
         rho, zeta = here.rho(x), here.zeta(x)
         largest = jnp.max(jnp.where(seen, jnp.abs(rho), 0.0))
-        misfit = jax.lax.cond(is_last, _misfit_of_data, _misfit, Z, target, basis, rho, shift)
-        felt = _felt(basis, target, jnp.abs(rho) + jnp.abs(shift), misfit, rho, jnp.where(is_last, 0.0, 4.0))
+        arrived = state.log_scale == last
+        misfit = jax.lax.cond(arrived, _misfit_of_data, _misfit, Z, target, basis, rho, shift)
+        sizes, least = jnp.abs(rho) + jnp.abs(shift), jnp.where(is_last, 0.0, 4.0)
+        noisiest = jnp.where(arrived, _noise_of_data(basis, Z, largest), jnp.inf)
+        felt = _felt(basis, target, sizes, misfit, rho, least, noisiest)
         felt &= basis.active & (~is_last | (jnp.abs(misfit) > eps * largest))
         equations = _Equations(rho, zeta, jnp.where(felt, misfit, 0.0), _slack(basis, zeta))
         # The equations' residuals, and their derivatives by log α.
@@ -276,9 +286,9 @@ def _solved(coordinates: Coordinates, Z: Array, target: Array, first: Basis, max
         room = jnp.where(is_last, jnp.inf, _ROOM * (jnp.max(jnp.abs(zeta)) + jnp.max(_exp(slopes.log_zeta))))
         dzetas = jnp.clip(dzeta_B, -room, room) @ basis.A + jnp.stack([equations.slack, none])
 
-        size = jnp.max(jnp.abs(drhos[0])) / largest
-        off = _out_of_order(here, equations)
-        arrived = state.log_scale == last
+        move = jnp.max(jnp.abs(drhos[0]))
+        size = jnp.where(move == 0, 0.0, move / jnp.maximum(largest, left))
+        off = _out_of_order(here, equations, x, slopes)
         stalled = (size < eps**0.5) & (size >= state.size)
         solved = arrived & ((size <= 1e3 * eps) | stalled) & (off <= _IN_ORDER)
         centred = ~is_last & (jnp.maximum(size, off) < _CENTRED)  # false for NaN
@@ -353,6 +363,12 @@ def _seen(Z: Array) -> Bool[Array, " m"]:
     return jnp.any(Z != 0, axis=0)
 
 
+def _left_of_start(coordinates: Coordinates, Z: Array, target: Array) -> Scalar:
+    """max |ρ| at the start where y = 0, and 0 elsewhere: the only size there is then, since ρ itself may go to 0."""
+    start = jnp.abs(coordinates.rho(coordinates.start))
+    return jnp.where(jnp.any(target != 0), 0.0, jnp.max(jnp.where(_seen(Z), start, 0.0)))
+
+
 def _slack(basis: Basis, zeta: Array) -> Float[Array, " m"]:
     return jnp.where(basis.basic, 0.0, basis.of_rows(zeta, 0.0) @ basis.A - zeta)
 
@@ -405,10 +421,14 @@ _NEGLIGIBLE = 1e-20  # ρ in units of the largest, below which it is no part of 
 _MOST_LAST_STEPS = 40  # four are enough but where y is sparse to round-off, and ν is determined by what lies below it
 
 
-def _out_of_order(coordinates: Coordinates, equations: _Equations) -> Scalar:
-    """max |Zᵀν − ζ| / max |ζ|, without ties that are negligible and sink on: they have nothing to wait for."""
+def _out_of_order(coordinates: Coordinates, equations: _Equations, x: Array, slopes: _Slopes) -> Scalar:
+    """max |Zᵀν − ζ| / max |ζ|, without ties that are negligible and sink on: they have nothing to wait for. Nor have
+    angles that would have to move by less than their own round-off, as where a coordinate is much smaller than others
+    for L ≥ 3, and its ζ so much steeper."""
+    eps = float(jnp.finfo(x.dtype).eps)
     rho, zeta = jnp.abs(equations.rho), jnp.abs(equations.zeta)
-    waits = (coordinates.side * equations.slack >= 0) | (rho > 50 * float(jnp.finfo(rho.dtype).eps) * jnp.max(rho))
+    waits = (coordinates.side * equations.slack >= 0) | (rho > 50 * eps * jnp.max(rho))
+    waits &= jnp.abs(equations.slack) > 4 * eps * jnp.abs(x) * _exp(slopes.log_zeta)
     off = jnp.max(jnp.where(waits, jnp.abs(equations.slack), 0.0)) / jnp.max(zeta)
     return jnp.where(jnp.isnan(off), 0.0, off)
 
@@ -448,14 +468,13 @@ def _implicit_jvp(primals: tuple, tangents: tuple) -> tuple:
 
 def _certify(
     coordinates: Coordinates,
-    Z: Array,
-    target: Array,
-    noise: Array,
+    solved: projection.Equations,
     basis: Basis,
     inverse_gram: Array,
     angles: Array,
     iterations: Array,
 ) -> Limit:
+    Z, target = solved.Z, solved.target
     x = jax.lax.stop_gradient(angles)
     rho, zeta = coordinates.rho(x), coordinates.zeta(x)
     seen = jnp.where(_seen(Z), rho, 0.0)
@@ -464,13 +483,14 @@ def _certify(
     D = _exp(coordinates.log_rho_slope(x) - coordinates.log_zeta_slope(x))
     gap = jnp.abs(basis.of_rows(zeta, 0.0) @ equations.misfit) + jnp.sum(D * equations.slack**2) / 2
     potential = rho @ zeta - jnp.sum(coordinates.conjugate(x))
-    sizes = jnp.max(jnp.abs(Z), axis=1) * jnp.max(jnp.abs(seen)) + jnp.abs(target)
+    largest = jnp.max(jnp.abs(seen)) + _left_of_start(coordinates, Z, target)
+    sizes = jnp.max(jnp.abs(Z), axis=1) * largest + jnp.abs(target)
     off = jnp.abs(target - Z @ rho) / jnp.where(sizes > 0, sizes, 1.0)
     largest = jnp.max(jnp.abs(zeta))
     return Limit(
         angles=angles,
         nu=basis.inverse.T @ basis.of_rows(zeta, 0.0),
-        errors=_errors(coordinates, Z, noise, basis, inverse_gram, x, equations),
+        errors=_errors(coordinates, solved, basis, inverse_gram, x, equations),
         residual=jnp.max(jnp.where(basis.active, off, 0.0)),
         dual_residual=jnp.max(jnp.abs(equations.slack)) / jnp.where(largest > 0, largest, 1.0),
         gap=gap / jnp.where(potential > 0, potential, 1.0),
@@ -483,8 +503,7 @@ def _certify(
 
 def _errors(
     coordinates: Coordinates,
-    Z: Array,
-    noise: Array,
+    solved: projection.Equations,
     basis: Basis,
     inverse_gram: Array,
     x: Array,
@@ -492,15 +511,17 @@ def _errors(
 ) -> Float[Array, " m"]:
     """A bound on |δρ|: the solution of Newton's equations for the residuals and all round-off in them, with every
     term's absolute value taken. Twice that, since D changes on the way."""
+    Z = solved.Z
     n, m = Z.shape
-    eps = _ROUND_OFF * float(jnp.finfo(x.dtype).eps)
+    eps = projection.ROUND_OFF * float(jnp.finfo(x.dtype).eps)
     slopes, rho, zeta = _slopes(coordinates, x), jnp.abs(equations.rho), jnp.abs(equations.zeta)
     reach, B = jnp.abs(basis.inverse), bases.columns_of(basis, Z)
     zeta_B = basis.of_rows(zeta, 0.0)
     largest = jnp.max(jnp.where(_seen(Z), rho, 0.0))
     of_sums = resolution(m, x.dtype) * jnp.max(jnp.abs(Z), axis=1) * largest
     of_A = resolution(n, x.dtype) * jnp.max(jnp.abs(B), axis=1)[:, None] * jnp.max(jnp.abs(basis.A), axis=0)
-    misfit = jnp.abs(equations.misfit) + reach @ (of_sums + noise)
+    of_data = solved.noise + solved.relative * (jnp.abs(Z) @ jnp.where(_seen(Z), rho, 0.0))
+    misfit = jnp.abs(equations.misfit) + reach @ (of_sums + of_data)
     slack = jnp.abs(equations.slack) + eps * (zeta_B @ jnp.abs(basis.A) + zeta) + zeta_B @ (reach @ of_A)
     slack = jnp.where(basis.basic, 0.0, slack)
     shifts = slack * _exp(slopes.log_rho - slopes.log_zeta)
@@ -516,6 +537,3 @@ def _errors(
     errors = 2 * basis.at_columns(slopes.w * (t @ M) + shifts, t * w)
     trusted = jnp.max(jnp.abs(basis.inverse @ B - jnp.eye(n, dtype=x.dtype))) < 1e-3
     return jnp.where(trusted & ~jnp.isnan(errors), errors, jnp.inf)
-
-
-_ROUND_OFF = 4.0  # units of round-off that a sum of products is allowed, relative to the sum of their sizes

@@ -25,7 +25,7 @@ from ..networks import LinearNetwork, with_weights
 from ..problems import Classification
 
 LARGEST = 500  # unknowns: an eigenvalue problem of this size takes a tenth of a second, and there are about ten
-_SHARE = 1e-6  # of a data point in the gradient, below which it is not active; its margin is then 14/s larger or more
+_SHARE = 1e-6  # of Θ, the size of a data point's term in it, below which it is not active; its margin is then larger
 _SOLVED = 1e-13  # of the equations, whose terms are of size 1: round-off in sums of `LARGEST` terms
 _ACCEPTED = 1e-11
 _FLAT = 1e-10  # eigenvalues that are zero: round-off, with room for condition
@@ -111,8 +111,8 @@ def polished(network: Any, problem: Classification, shares: Float[Array, " n"]) 
     left, h = _size(system.residual(constant_of(z))), _second_variation(system, K)
     moving = _moving(system, constant_of(theta), vectors)
     rounded = left + jnp.finfo(z.dtype).eps
-    multipliers = multipliers / system.slopes
     positive = jnp.min(jnp.where(system.active, multipliers, 1.0)) > _SHARE
+    multipliers = multipliers / system.slopes
     others = jnp.min(jnp.where(system.active, jnp.inf, system.margins(theta))) > 1 + 1e-9
     isolated = jnp.max(jnp.where(flat, moving, 0.0)) <= _TURNING
     return Polished(
@@ -137,13 +137,15 @@ def _system(network: Any, problem: Any, shares: Array) -> tuple[_System, Array]:
     theta = ravel_pytree(network.weights)[0]
     theta = theta / jnp.linalg.norm(theta)
     one = jnp.ones((), theta.dtype)
-    system = _System(network, problem, shares > _SHARE, one, jnp.ones_like(shares))
+    system = _System(network, problem, shares > 0, one, jnp.ones_like(shares))
     unit = shares @ system.margins(theta)
     system = eqx.tree_at(lambda s: s.unit, system, jnp.where(unit > 0, unit, 1.0))
     slopes = jnp.linalg.norm(jax.jacrev(system.margins)(theta), axis=1)
     slopes = jnp.where(slopes > 0, slopes, 1.0)
-    first = jnp.where(system.active, shares * slopes / network.degree, 0.0)
-    return eqx.tree_at(lambda s: s.slopes, system, slopes), jnp.concatenate([theta, first])
+    terms = shares * slopes / network.degree  # of rows that are a million times as long, shares are as much smaller
+    active = terms > _SHARE
+    system = eqx.tree_at(lambda s: (s.active, s.slopes), system, (active, slopes))
+    return system, jnp.concatenate([theta, jnp.where(active, terms, 0.0)])
 
 
 def _newton(system: _System, at: _Iterate) -> _Iterate:

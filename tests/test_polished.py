@@ -179,8 +179,8 @@ def test_where_nothing_is_polished_nor_a_theorem_has_a_residual_nothing_is_certi
 
 
 def test_rows_of_any_length_count_by_their_terms_in_the_weights():
-    """Of a row a million times as long the share in the gradient is as much smaller, and it is active all the same."""
-    lengths = 10.0 ** np.array([[6.0], [-6.0], [0.0], [3.0]])
+    """A row that is a million times as long has a share in the gradient that is as much smaller, and it is active."""
+    lengths = 10.0 ** np.array([[3.0], [-3.0], [0.0], [1.0]])
     problem = gflow.Classification(lengths * X, Y)
     end = limits([(6, 3), (3,)], gflow.FullyConnected, problem, lanes=1)
     assert end.converged.all()
@@ -202,3 +202,24 @@ def test_starts_of_any_scale_are_followed_by_weights(alpha):
     assert end.converged
     assert expected.converged
     assert gflow.angle(end.direction, expected.direction) <= end.error + expected.error
+
+
+@pytest.mark.parametrize("gap", [1e-2, 1e-5, 1e-7])
+def test_rows_that_are_all_but_the_same_are_told_apart(gap):
+    """Near one row all margins are tied to 1/κ on the flow's end; at the limit only some of them are."""
+    problem = gflow.Classification(X[:1] + gap * X, jnp.ones(4))
+    end = limits([(6, 3), (3, 3), (3,)], gflow.FullyConnected, problem, lanes=1)
+    assert end.converged.all()
+    assert jnp.all(angles(end, gflow.predict.maximum_margin(problem, 2)) <= end.error)
+    assert jnp.all(end.error <= 1e-8)
+
+
+def test_points_that_all_but_contradict_each_other_are_solved_for_to_their_round_off():
+    """The margin is 1e-5 of the rows, whose terms in the weights cancel."""
+    A = np.concatenate([X[:2], -X[:2]])
+    A = A - np.outer(A @ X[2], X[2]) / (X[2] @ X[2]) + 1e-5 * np.array([[1.0], [1.3], [1.2], [1.1]]) * X[2]
+    problem = gflow.Classification(A, jnp.ones(4))
+    end = limits([(6, 3), (3,)], gflow.FullyConnected, problem, lanes=1)
+    assert end.converged.all()
+    assert jnp.all(angles(end, gflow.predict.maximum_margin(problem, 2)) <= end.error)
+    assert jnp.all(end.error <= 1e-8)

@@ -253,32 +253,37 @@ def diagonal_of(network, problem, log_alpha):
 
 
 def rows():
-    w, coordinates = gflow.Weights(), {"starts": coordinatewise}
+    w, u = gflow.Weights(), gflow.Dual()
     for L in (2, 3, 4, 5):
-        for n, d in ((4, 6), (12, 30)):
-            truth = "l1" if L == 2 else "network"
-            yield Row(f"diagonal {L} dual {n}x{d}", gflow.Diagonal, [(d,)] * L, n, d, coordinatewise, gflow.Dual(), truth, far=True)
-    yield Row("diagonal 2 dual 1x2", gflow.Diagonal, [(2,)] * 2, 1, 2, coordinatewise, gflow.Dual(), "l1", far=True)
-    yield Row("diagonal 2 dual 20x60", gflow.Diagonal, [(60,)] * 2, 20, 60, coordinatewise, gflow.Dual(), "l1", far=True)
-    for L in (2, 3, 4):
-        make = lambda v, L=L: gflow.DifferenceOfPowers(v, L)  # noqa: E731
         truth = "l1" if L == 2 else "network"
-        yield Row(f"powers {L} dual 4x6", make, [(6,)] * 2, 4, 6, powers, gflow.Dual(), truth, far=True)
-        yield Row(f"powers {L} weights 4x6", make, [(6,)] * 2, 4, 6, powers, w, truth, dual if L > 2 else None)
+        for n, d in ((4, 6), (12, 30), *[(1, 2), (20, 60)] * (L == 2)):
+            yield Row(
+                f"diagonal {L} dual {n}x{d}", gflow.Diagonal, [(d,)] * L, n, d, coordinatewise, u, truth, far=True
+            )
+    for L in (2, 3, 4):
+        truth, other = ("l1", None) if L == 2 else ("network", dual)
+        make = lambda v, L=L: gflow.DifferenceOfPowers(v, L)  # noqa: E731
+        yield Row(f"powers {L} dual 4x6", make, [(6,)] * 2, 4, 6, powers, u, truth, far=True)
+        yield Row(f"powers {L} weights 4x6", make, [(6,)] * 2, 4, 6, powers, w, truth, other)
+        yield Row(f"diagonal {L} weights 4x6", gflow.Diagonal, [(6,)] * L, 4, 6, coordinatewise, w, truth, other)
+        make = lambda v, B=diagonal_tensor(6, L): gflow.Multilinear(v, B)  # noqa: E731
+        name = f"diagonal tensor {L} weights 4x6"
+        yield Row(name, make, [(6,)] * L, 4, 6, coordinatewise, w, "network", diagonal_of)
     yield Row("diagonal 1 weights 4x6", gflow.Diagonal, [(6,)], 4, 6, layered, w, "l2")
     for L in (2, 3, 4):
-        truth = "l1" if L == 2 else "network"
-        yield Row(f"diagonal {L} weights 4x6", gflow.Diagonal, [(6,)] * L, 4, 6, coordinatewise, w, truth, dual if L > 2 else None)
         shapes = [(6, 3), *[(3, 3)] * (L - 2), (3,)]
         yield Row(f"fully-connected {L} weights 4x6", gflow.FullyConnected, shapes, 4, 6, layered, w, "l2")
         truth = "spectrum" if L == 2 else "network"
         yield Row(f"convolution {L} weights 3x6", gflow.Convolutional, [(6,)] * L, 3, 6, layered, w, truth)
         yield Row(f"short filters {L} weights 3x6", gflow.Convolutional, [*[(3,)] * (L - 1), (6,)], 3, 6)
         B = jnp.asarray(np.random.default_rng(L).normal(size=(6, 3, 4, 2, 3)[: L + 1]))
-        yield Row(f"multilinear {L} weights 3x6", lambda v, B=B: gflow.Multilinear(v, B), [(k,) for k in B.shape[1:]], 3, 6)
-        T = jnp.zeros((6,) * (L + 1)).at[(jnp.arange(6),) * (L + 1)].set(1.0)
-        yield Row(f"diagonal tensor {L} weights 4x6", lambda v, T=T: gflow.Multilinear(v, T), [(6,)] * L, 4, 6, coordinatewise, w, "network", diagonal_of)
+        make = lambda v, B=B: gflow.Multilinear(v, B)  # noqa: E731
+        yield Row(f"multilinear {L} weights 3x6", make, [(k,) for k in B.shape[1:]], 3, 6)
         yield Row(f"matrix product {L} weights 3x9", gflow.MatrixProduct, [(3, 3)] * L, 3, 9)
+
+
+def diagonal_tensor(d, L):
+    return jnp.zeros((d,) * (L + 1)).at[(jnp.arange(d),) * (L + 1)].set(1.0)
 
 
 def ask(row, lanes):

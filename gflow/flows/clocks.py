@@ -132,8 +132,8 @@ class LossClock(Clock):
     The logits are functions of the margins. As state of their own they keep the field smooth: if q were read from
     margins of size s, an error δ of θ would be one of sδ in its exponents, and steps would have to shrink like 1/s.
     They are kept in units of √(1 + (10⁻⁶ log L)²), for the round-off of their derivatives is in proportion to log L.
-    log t itself grows like −log L and is pinned to it; w stays small. Where the flow starts at a loss below e^−300, w is
-    as if the time were not 0 but e^−300/L: that is forgotten at once, while e^{−w} would overflow.
+    log t itself grows like −log L and is pinned to it; w stays small. From a loss below e^−300 it starts as if the time
+    were not 0 but e^−300/L: that is forgotten at once, while e^{−w} would overflow.
     θ is kept in units of its resolution: then the tolerance for the other parts, which pass through zero, is `rtol`.
     """
 

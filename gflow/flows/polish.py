@@ -102,7 +102,7 @@ class _Round(NamedTuple):
 
     active: Bool[Array, " n"]
     z: Float[Array, " M"]
-    count: Array
+    rounds: Array
     done: Bool[Array, ""]
 
 
@@ -143,10 +143,10 @@ def polished(network: Any, problem: Classification, shares: Float[Array, " n"]) 
         multipliers = jnp.where(at.active, some.split(z)[1], 1.0)
         worst = jnp.arange(shares.size) == jnp.argmin(multipliers)
         done = ~(jnp.min(multipliers) < -_SHARE)
-        return _Round(at.active & (done | ~worst), z, at.count + 1, done)
+        return _Round(at.active & (done | ~worst), z, at.rounds + 1, done)
 
     end = jax.lax.while_loop(
-        lambda at: ~at.done & (at.count < shares.size),
+        lambda at: ~at.done & (at.rounds < shares.size),
         without_the_worst,
         _Round(system.active, start, jnp.array(0), jnp.array(False)),
     )

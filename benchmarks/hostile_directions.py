@@ -266,7 +266,8 @@ def rows():
         yield Row(f"powers {L} dual 4x6", make, [(6,)] * 2, 4, 6, powers, u, truth, far=True)
         yield Row(f"powers {L} weights 4x6", make, [(6,)] * 2, 4, 6, powers, w, truth, other)
         yield Row(f"diagonal {L} weights 4x6", gflow.Diagonal, [(6,)] * L, 4, 6, coordinatewise, w, truth, other)
-        make = lambda v, B=diagonal_tensor(6, L): gflow.Multilinear(v, B)  # noqa: E731
+        B = diagonal_tensor(6, L)
+        make = lambda v, B=B: gflow.Multilinear(v, B)  # noqa: E731
         name = f"diagonal tensor {L} weights 4x6"
         yield Row(name, make, [(6,)] * L, 4, 6, coordinatewise, w, "network", diagonal_of)
     yield Row("diagonal 1 weights 4x6", gflow.Diagonal, [(6,)], 4, 6, layered, w, "l2")

@@ -357,7 +357,8 @@ def _direction_of_weights(followed: Followed, options: tuple[Scalar, Weights]) -
         return turned
     before = with_weights(network, clock.weights(jax.tree.map(lambda v: v[1], run.rows.states)))
     in_turn = partial(after, hopeless.astype(dtype))  # see `gflow.dual.order`
-    found, certain = limit_direction(*jax.tree.map(in_turn, (before, reached.network)), problem)
+    before, there = jax.tree.map(in_turn, (before, reached.network))
+    found, certain = limit_direction(before, there, problem)
     there = _whole_direction(followed, found.network, end)
     proved = end.converged & certain
     proved &= homogeneous_kkt_residual(there.network, given, found.shares) <= _STATIONARY

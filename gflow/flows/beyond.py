@@ -125,7 +125,7 @@ def _followed(network: Any, problem: Any, kappa: Scalar) -> tuple[Any, Float[Arr
             rtol=_RTOL,
             atol=1e-3 * _RTOL,
             saving=_AtRest(),
-            max_steps=1024,
+            max_steps=4096,
         )
     )
     straight = (run.result == diffrax.RESULTS.successful) & classified & ~run.rows.stirred

@@ -29,6 +29,7 @@ LARGEST = 500  # unknowns: an eigenvalue problem of this size takes a tenth of a
 _SHARE = 1e-6  # of Θ, the size of a data point's term in it, below which it is not active; its margin is then larger
 _SOLVED = 1e-13  # of the equations, whose terms are of size 1: round-off in sums of `LARGEST` terms
 _ACCEPTED = 1e-11
+_LOOSE = 1e-9  # by which margins are larger that are not active
 _FLAT = 1e-10  # eigenvalues that are zero: round-off, with room for condition
 _DEPENDENT = 1e-9  # singular value of gradients of unit length, of which round-off is a millionth
 _NEWTON_STEPS = 30  # twice what was seen; from within a thousandth it takes four
@@ -98,7 +99,8 @@ class _System(eqx.Module):
 
 
 class _Round(NamedTuple):
-    """Which data points are taken for active, the solution for these, and whether none of them pulls back."""
+    """Which data points are taken for active, the solution for these, and whether none of them pulls back or, where
+    their gradients depend on each other, has a larger margin."""
 
     active: Bool[Array, " n"]
     z: Float[Array, " M"]
@@ -140,10 +142,12 @@ def polished(network: Any, problem: Classification, shares: Float[Array, " n"]) 
 
     def without_the_worst(at: _Round) -> _Round:
         some, z = solve(at.active)
-        multipliers = jnp.where(at.active, some.split(z)[1], 1.0)
-        worst = jnp.arange(shares.size) == jnp.argmin(multipliers)
-        done = ~(jnp.min(multipliers) < -_SHARE)
-        return _Round(at.active & (done | ~worst), z, at.rounds + 1, done)
+        at_z, multipliers = some.split(z)
+        multipliers, excess = jnp.where(at.active, multipliers, 1.0), some.slopes * some.slack(at_z)
+        pulls, is_loose = jnp.min(multipliers) < -_SHARE, jnp.max(excess) > _LOOSE
+        worst = jnp.where(pulls, jnp.argmin(multipliers), jnp.argmax(excess))
+        done = ~(pulls | is_loose)
+        return _Round(at.active & (done | (jnp.arange(shares.size) != worst)), z, at.rounds + 1, done)
 
     end = jax.lax.while_loop(
         lambda at: ~at.done & (at.rounds < shares.size),
@@ -164,10 +168,10 @@ def polished(network: Any, problem: Classification, shares: Float[Array, " n"]) 
     left, h = _size(system.residual(constant_of(z))), _second_variation(system, K)
     moving = _moving(system, constant_of(theta), vectors)
     rounded = left + jnp.finfo(z.dtype).eps * system.terms()
-    solved = left <= _ACCEPTED * system.room()
+    solved = jnp.maximum(left, _size(system.slack(theta))) <= _ACCEPTED * system.room()
     positive = jnp.min(jnp.where(system.active, multipliers, 1.0)) > _SHARE
     multipliers = multipliers / system.slopes
-    others = jnp.min(jnp.where(system.active, jnp.inf, system.margins(theta))) > 1 + 1e-9
+    others = jnp.min(jnp.where(system.active, jnp.inf, system.margins(theta))) > 1 + _LOOSE
     isolated = jnp.max(jnp.where(flat, moving, 0.0)) <= _TURNING
     return Polished(
         network=system.at(theta),

@@ -8,13 +8,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Scalar
+from jaxtyping import Array, Bool, Scalar
 
 from . import _ask
 from ._checks import all_concrete, is_concrete, require_precision, to_scalar
 from .dual import classification as dual_classification
 from .dual import decayed, other_flows
 from .dual import regression as dual_regression
+from .dual.cone import is_balanced
 from .dual.decoupled import decoupled
 from .dual.newton import MOST_ITERATIONS
 from .dual.order import after
@@ -360,6 +361,8 @@ def _direction_of_weights(followed: Followed, options: tuple[Scalar, Weights]) -
     given: Any = followed.given
     reached = solution(clock, until, run)
     end = followed.whole_end(reached, until)
+    hopeless = ~end.converged & _is_inseparable(problem, unless=end.converged)
+    end = dataclasses.replace(end, status=Status.where(hopeless, Status.no_descent, end.status))
 
     def beta(state: Any) -> Array:
         return followed.coefficients(with_weights(network, clock.weights(state)))
@@ -372,12 +375,22 @@ def _direction_of_weights(followed: Followed, options: tuple[Scalar, Weights]) -
     if not can_polish(network, problem):
         return turned
     before = with_weights(network, clock.weights(jax.tree.map(lambda v: v[1], run.rows.states)))
-    found, certain = limit_direction(before, reached.network, problem)
+    in_turn = partial(after, hopeless.astype(dtype))  # see `gflow.dual.order`
+    before, there = jax.tree.map(in_turn, (before, reached.network))
+    found, certain = limit_direction(before, there, problem)
     there = _whole_direction(followed, found.network, end)
     proved = end.converged & certain
     proved &= homogeneous_kkt_residual(there.network, given, found.shares) <= _STATIONARY
     there = _with_evidence(there, given, found.error, tolerance, found.shares)
     return jax.tree.map(lambda v, w: jnp.where(proved, v, w), there, turned)
+
+
+def _is_inseparable(problem: Classification, unless: Bool[Array, ""]) -> Bool[Array, ""]:
+    """Whether no linear function classifies every point. A flow that has not arrived then has nowhere to go, although
+    it may still creep towards its rest when it has used all its steps."""
+    margins_of = problem.y[:, None] * problem.X
+    margins_of = jnp.where(unless, 1.0, margins_of)  # of which the answer is known at once
+    return is_balanced(margins_of, jnp.zeros(problem.X.shape[1], margins_of.dtype))
 
 
 _STATIONARY = 1e-10  # KKT residual of the direction that is returned, whose terms are of size 1

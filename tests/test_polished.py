@@ -176,3 +176,50 @@ def test_where_nothing_is_polished_nor_a_theorem_has_a_residual_nothing_is_certi
     end = gflow.limit(network, problem)
     assert not end.converged
     assert jnp.isinf(end.error)
+
+
+def test_rows_of_any_length_count_by_their_terms_in_the_weights():
+    """A row that is a million times as long has a share in the gradient that is as much smaller, and it is active."""
+    lengths = 10.0 ** np.array([[3.0], [-3.0], [0.0], [1.0]])
+    problem = gflow.Classification(lengths * X, Y)
+    end = limits([(6, 3), (3,)], gflow.FullyConnected, problem, lanes=1)
+    assert end.converged.all()
+    assert jnp.all(angles(end, gflow.predict.maximum_margin(problem, 2)) <= end.error)
+    assert jnp.all(end.error <= 1e-12)
+
+
+@pytest.mark.parametrize("alpha", [1e-12, 1e3])
+def test_starts_of_any_scale_are_followed_by_weights(alpha):
+    """From 1e-12 the first weight grows to 1 within 1e-14 of the time that it has slept, between two float64 of log t;
+    at 1e3 the loss is e^−1e12 at the start."""
+    up, down = jnp.array([1.0, 0.6, 0.8, 1.2, 0.9, 1.1]), jnp.array([0.7, 0.3, 1.0, 0.5, 0.2, 0.4])
+    problem = gflow.Classification(Y[:, None] * X, jnp.ones(4))
+    network = gflow.scale(gflow.DifferenceOfPowers((up, down), 4), alpha)
+    if alpha > 1:
+        problem = gflow.Classification(jnp.sign(network(problem.X))[:, None] * problem.X, jnp.ones(4))
+        assert problem.log_loss(network(problem.X)) < -1e6
+    end, expected = gflow.limit(network, problem, method=gflow.Weights()), gflow.limit(network, problem)
+    assert end.converged
+    assert expected.converged
+    assert gflow.angle(end.direction, expected.direction) <= end.error + expected.error
+
+
+@pytest.mark.parametrize("gap", [1e-2, 1e-5, 1e-7])
+def test_rows_that_are_all_but_the_same_are_told_apart(gap):
+    """Near one row all margins are tied to 1/κ on the flow's end; at the limit only some of them are."""
+    problem = gflow.Classification(X[:1] + gap * X, jnp.ones(4))
+    end = limits([(6, 3), (3, 3), (3,)], gflow.FullyConnected, problem, lanes=1)
+    assert end.converged.all()
+    assert jnp.all(angles(end, gflow.predict.maximum_margin(problem, 2)) <= end.error)
+    assert jnp.all(end.error <= 1e-8)
+
+
+def test_points_that_all_but_contradict_each_other_are_solved_for_to_their_round_off():
+    """The margin is 1e-5 of the rows, whose terms in the weights cancel."""
+    A = np.concatenate([X[:2], -X[:2]])
+    A = A - np.outer(A @ X[2], X[2]) / (X[2] @ X[2]) + 1e-5 * np.array([[1.0], [1.3], [1.2], [1.1]]) * X[2]
+    problem = gflow.Classification(A, jnp.ones(4))
+    end = limits([(6, 3), (3,)], gflow.FullyConnected, problem, lanes=1)
+    assert end.converged.all()
+    assert jnp.all(angles(end, gflow.predict.maximum_margin(problem, 2)) <= end.error)
+    assert jnp.all(end.error <= 1e-8)

@@ -89,3 +89,12 @@ def test_a_deep_network_of_tiny_weights_passes_plateaus_by_weights(depth):
     assert by_weights.converged.all()
     assert by_dual.converged.all()
     assert jnp.max(gflow.angle(by_weights.direction, by_dual.direction)) <= 1e-9
+
+
+@pytest.mark.parametrize(("gap", "status"), [(0.0, gflow.Status.no_descent), (1e-8, gflow.Status.step_limit)])
+def test_a_flow_by_weights_that_runs_out_of_steps_says_whether_it_had_anywhere_to_go(gap, status):
+    """Where points contradict each other it comes to rest only like a power of time: sixteen steps do not see that."""
+    X = jnp.array([[1.0, gap, 0.3], [-1.0, gap, -0.3], [0.2, 0.5, 1.0]])
+    network = gflow.DifferenceOfPowers((1e-3 * jnp.ones(3), 2e-3 * jnp.ones(3)), 3)
+    end = gflow.limit(network, gflow.Classification(X, jnp.ones(3)), method=gflow.Weights(max_steps=16))
+    assert end.status == status

@@ -32,7 +32,7 @@ _RTOL = 1e-6
 _KAPPAS = (1e4, 1e5)  # margins larger by 14/κ are told from active ones; round-off in the shares is κ times that in m
 _AGREED = 1e-9  # radians, of two points each known to 1e-11 or better
 _NEAR = 0.1  # radians, from where on differences are small enough to fall like 1/κ
-_RESOLVED = 1e-6  # radians: below this it is the tolerance that decides
+_RESOLVED = 1.4e-4  # radians: 14/κ of the second path, to which it ties margins and by which it may miss near data
 _STILL, _STIRRED = 1e-6, 1e-5  # speeds, by log ‖Θ‖: with a distance to a saddle like the first, errors choose the exit
 
 
@@ -125,7 +125,7 @@ def _followed(network: Any, problem: Any, kappa: Scalar) -> tuple[Any, Float[Arr
             rtol=_RTOL,
             atol=1e-3 * _RTOL,
             saving=_AtRest(),
-            max_steps=1024,
+            max_steps=4096,
         )
     )
     straight = (run.result == diffrax.RESULTS.successful) & classified & ~run.rows.stirred

@@ -127,7 +127,9 @@ class LossClock(Clock):
     """dσ = |d log L| / (1 + |log L|) + d log(1 + log(1 + t)), with the gradient of log L.
 
     The second part carries the flow over plateaus, where it hardly moves for long. The first is smooth at rest, where
-    the length of the way would have a kink, at which the iterations of implicit steps end nowhere.
+    the length of the way would have a kink, at which the iterations of implicit steps end nowhere. Only where weights
+    grow by a factor within a millionth of log t, as those of deep networks do when they leave a tiny start, and no two
+    times in float64 might lie between, that length is added in squares.
 
     The state is θ = Θ/‖Θ‖, log ‖Θ‖, w = log((1 + t) L) and the logits λ_i = log(q_i / Σq) of the
     shares q_i = −∂ log L/∂m_i of the data points. It moves by −∇ log L = Jᵀq, which neither underflows nor overflows.
@@ -135,7 +137,8 @@ class LossClock(Clock):
     The logits are functions of the margins. As state of their own they keep the field smooth: if q were read from
     margins of size s, an error δ of θ would be one of sδ in its exponents, and steps would have to shrink like 1/s.
     They are kept in units of √(1 + (10⁻⁶ log L)²), for the round-off of their derivatives is in proportion to log L.
-    log t itself grows like −log L and is pinned to it; w stays small.
+    log t itself grows like −log L and is pinned to it; w stays small. From a loss below e^−300 it starts as if the time
+    were not 0 but e^−300/L: that is forgotten at once, while e^{−w} would overflow.
     θ is kept in units of its resolution: then the tolerance for the other parts, which pass through zero, is `rtol`.
     """
 
@@ -155,7 +158,8 @@ class LossClock(Clock):
         outputs = self.network(self.problem.X)
         log_loss = self.problem.log_loss(outputs)
         logits = jax.nn.log_softmax(self.problem.log_slopes(self.problem.margins(outputs)))
-        return _Parts(theta, jnp.log(size), log_loss, logits / _logit_unit(log_loss))
+        w = jnp.maximum(log_loss, -_most(log_loss.dtype))
+        return _Parts(theta, jnp.log(size), w, logits / _logit_unit(log_loss))
 
     def weights(self, state: _Parts) -> Weights:
         return ravel_pytree(self.network.weights)[1](jnp.exp(state.log_norm) * self._resolution() * state.theta)
@@ -173,6 +177,7 @@ class LossClock(Clock):
         ascent = backward(problem.y * q)[0]  # −∇ log L = dΘ/dτ with dτ = L dt
         slope = jnp.linalg.norm(ascent)
         patience = jnp.exp(-state.w) / (1 + jax.nn.relu(state.w - log_loss))
+        patience = _hypotenuse(patience, _HASTE * slope / size)
         rate = 1 / (slope**2 / (1 + jnp.abs(log_loss)) + patience)  # dτ/dσ
         radial = jnp.sum(ascent * weights) / size**2
         tangential = (ascent - radial * weights) / size
@@ -203,6 +208,22 @@ class LossClock(Clock):
 
     def solver(self) -> diffrax.AbstractSolver:
         return implicit.chord()
+
+
+_HASTE = 1e-6  # of the length of the way, relative to ‖Θ‖, beside a change of log(1 + log(1 + t))
+
+
+def _hypotenuse(a: Scalar, b: Scalar) -> Scalar:
+    """√(a² + b²) where squares may underflow."""
+    unit = jax.lax.stop_gradient(jnp.maximum(a, b))
+    unit = jnp.where(unit > 0, unit, 1.0)
+    squares = (a / unit) ** 2 + (b / unit) ** 2
+    return jnp.where(squares > 0, unit * jnp.sqrt(jnp.where(squares > 0, squares, 1.0)), 0.0)
+
+
+def _most(dtype: Any) -> float:
+    """An exponent whose exponential leaves room for its square: 300 in float64."""
+    return 0.42 * float(np.log(float(jnp.finfo(dtype).max)))
 
 
 def _logit_unit(log_loss: Scalar) -> Scalar:

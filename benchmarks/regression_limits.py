@@ -4,8 +4,8 @@
 
 One line a category, over depths, shapes and scales from 10^−40 to 10^6: lanes, answered (converged, or a certified
 least-squares point), solvable but unanswered, and of a sample the answers that are further than their bound, or than
-1e-9, from the truth. The truth is y itself for square identities, SciPy's for least squares, and for two layers that of
-Newton's method in 100 digits and more.
+1e-9, from the truth; and the statuses of what is unanswered. The truth is y itself for square identities, SciPy's for
+least squares, and for two layers that of Newton's method in 100 digits and more.
 """
 
 import collections
@@ -25,6 +25,7 @@ jax.config.update("jax_enable_x64", True)
 SHAPES = [(1, 3), (2, 2), (3, 8), (5, 12), (10, 15), (10, 30), (6, 4)]
 INPUTS = ["gaussian", "identity", "sparse", "scaled rows", "scaled columns", "collinear", "duplicated", "zeros"]
 TARGETS = ["gaussian", "sparse", "graded", "zero", "tiny", "huge", "near the start"]
+UNANSWERED = ["step_limit", "not_certified", "not_finite", "no_descent"]
 STARTS = ["random", "last layer zero", "equal", "tied", "near ties", "zeros", "graded layers", "graded coordinates"]
 
 
@@ -83,7 +84,9 @@ def limits(eta, X, y, log_alpha):
     def one(eta, X, y, log_alpha):
         end = gflow.limit(gflow.Diagonal(tuple(eta)), gflow.Regression(X, y), log_alpha=log_alpha)
         weights = jnp.stack(end.network.weights)
-        return weights, end.coefficients, end.error, end.converged, end.status == gflow.Status.least_squares
+        least_squares = end.status == gflow.Status.least_squares
+        others = jnp.stack([end.status == getattr(gflow.Status, name) for name in UNANSWERED])
+        return weights, end.coefficients, end.error, end.converged, least_squares, others
 
     return jax.vmap(one)(eta, X, y, log_alpha)
 
@@ -123,7 +126,7 @@ def exact_least_squares(X, y):
 
 def wrong(lane, eta, X, y, log_alpha, found):
     """Whether the answer of a lane is further from the truth than it says; None where there is no reference here."""
-    weights, beta, error, converged, _ = (v[lane] for v in found)
+    weights, beta, error, converged, _, _ = (v[lane] for v in found)
     eta, X, y, log_alpha = eta[lane], X[lane], y[lane], log_alpha[lane]
     n, d = X.shape
     if n == d and np.array_equal(X, np.eye(n)) and converged:
@@ -160,10 +163,11 @@ def main(lanes=20, seed=0):
                     targets = TARGETS[rng.integers(len(TARGETS))]
                     made = draw(rng, lanes, L, n, d, inputs, targets, starts)
                     found = tuple(map(np.asarray, limits(*made)))
-                    answered = found[3] | found[4]
+                    answered, others = found[3] | found[4], found[5].sum(axis=0).tolist()
                     verdicts = [wrong(lane, *made, found) for lane in np.flatnonzero(answered)[:2]]
                     for category in (f"L = {L}", f"X {inputs}", f"y {targets}", f"start {starts}", "all"):
                         row = table[category]
+                        row.update(dict(zip(UNANSWERED, others, strict=True)))
                         row["lanes"] += lanes
                         row["answered"] += int(answered.sum())
                         row["checked"] += sum(v is not None for v in verdicts)
@@ -171,13 +175,16 @@ def main(lanes=20, seed=0):
                     for lane, verdict in zip(np.flatnonzero(answered)[:2], verdicts, strict=True):
                         if verdict:
                             print("WRONG", L, n, d, inputs, targets, starts, "lane", lane, found[2][lane], flush=True)
-    print(f"{'category':28s}{'lanes':>8s}{'answered':>10s}{'unanswered':>12s}{'checked':>9s}{'wrong':>7s}")
+    print(
+        f"{'category':28s}{'lanes':>8s}{'answered':>10s}{'unanswered':>12s}{'checked':>9s}{'wrong':>7s}  unanswered as"
+    )
     for category in sorted(table, key=lambda name: (name == "all", name)):
         row = table[category]
         left = row["lanes"] - row["answered"]
+        statuses = ", ".join(f"{row[name]} {name}" for name in UNANSWERED if row[name])
         print(
             f"{category:28s}{row['lanes']:8d}{row['answered'] / row['lanes']:10.4f}{left:12d}"
-            f"{row['checked']:9d}{row['wrong']:7d}"
+            f"{row['checked']:9d}{row['wrong']:7d}  {statuses}"
         )
 
 

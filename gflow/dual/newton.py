@@ -223,28 +223,27 @@ def _at(coordinates: Coordinates, log_scale: Scalar) -> Coordinates:
     return dataclasses.replace(coordinates, log_scale=log_scale)
 
 
-def _felt(
-    basis: Basis,
-    target: Array,
-    sizes: Array,
-    misfit: Array,
-    rho: Array,
-    least: float | Scalar = 4.0,
-    noisiest: float | Array = jnp.inf,
-) -> Bool[Array, " n"]:
+def _felt(basis: Basis, misfit: Array, rho: Array, noise: Array, least: float | Scalar = 4.0) -> Bool[Array, " n"]:
     """The rows whose misfit is more than `least` units of round-off, which is nothing to follow: where it is all that y
     asks of a basic, as where y is sparse, ρ_j would swing by its own size for ever. There any balance of what is small
-    will do. `noisiest`: what a unit is at most, where the misfit is known better than its terms."""
-    noise = jnp.abs(basis.inverse) @ jnp.abs(target) + jnp.abs(basis.A) @ sizes
-    noise = jnp.minimum(float(jnp.finfo(rho.dtype).eps) * noise, noisiest)
+    will do."""
     dormant = jnp.abs(basis.of_rows(rho, 0.0)) <= _DORMANT * noise
     return jnp.abs(misfit) > jnp.where(dormant, _DORMANT, least) * noise
 
 
-def _noise_of_data(basis: Basis, Z: Array, largest: Scalar) -> Float[Array, " n"]:
-    """A unit of round-off in `_misfit_of_data`, and at least one of ρ itself."""
+def _noise(basis: Basis, target: Array, sizes: Array) -> Float[Array, " n"]:
+    """A unit of round-off in `_misfit`, of terms of the `sizes`."""
+    noise = jnp.abs(basis.inverse) @ jnp.abs(target) + jnp.abs(basis.A) @ sizes
+    return float(jnp.finfo(noise.dtype).eps) * noise
+
+
+def _noise_at_end(basis: Basis, Z: Array, target: Array, rho: Array, largest: Scalar) -> Float[Array, " n"]:
+    """That in `_misfit_of_data`, and at least that of the largest ρ: by more than what is small beside it no row need
+    fit, though y and all coordinates that it sees be small."""
     of_sums = resolution(Z.shape[1], Z.dtype) * jnp.max(jnp.abs(Z), axis=1) * largest
-    return float(jnp.finfo(Z.dtype).eps) * largest + jnp.abs(basis.inverse) @ of_sums
+    least = float(jnp.finfo(Z.dtype).eps) * largest
+    most = least + jnp.abs(basis.inverse) @ of_sums
+    return jnp.clip(_noise(basis, target, jnp.abs(rho)), least, most)
 
 
 _CENTRED = 0.1  # relative size of a step from which Newton's method converges, so that the scale may move on
@@ -273,14 +272,15 @@ def _solved(coordinates: Coordinates, Z: Array, target: Array, first: Basis, max
         largest = jnp.max(jnp.where(seen, jnp.abs(rho), 0.0))
         arrived = state.log_scale == last
         misfit = jax.lax.cond(arrived, _misfit_of_data, _misfit, Z, target, basis, rho, shift)
-        sizes, least = jnp.abs(rho) + jnp.abs(shift), jnp.where(is_last, 0.0, 4.0)
-        noisiest = jnp.where(arrived, _noise_of_data(basis, Z, largest), jnp.inf)
-        felt = _felt(basis, target, sizes, misfit, rho, least, noisiest)
+        noise = _noise(basis, target, jnp.abs(rho) + jnp.abs(shift))
+        noise = jnp.where(arrived, _noise_at_end(basis, Z, target, rho, largest), noise)
+        felt = _felt(basis, misfit, rho, noise, jnp.where(is_last, 0.0, 4.0))
         felt &= basis.active & (~is_last | (jnp.abs(misfit) > eps * largest))
         equations = _Equations(rho, zeta, jnp.where(felt, misfit, 0.0), _slack(basis, zeta))
         # The equations' residuals, and their derivatives by log α.
         pull = basis.A @ (rho - begun)
-        pull = jnp.where(_felt(basis, target, jnp.abs(rho) + jnp.abs(begun), pull, rho), pull, 0.0)
+        noise = _noise(basis, target, jnp.abs(rho) + jnp.abs(begun))
+        pull = jnp.where(_felt(basis, pull, rho, noise), pull, 0.0)
         misfits = jnp.stack([equations.misfit, -L * pull])
         drhos, dzeta_B = _solve(basis, slopes, misfits, jnp.stack([equations.slack, none]))
         room = jnp.where(is_last, jnp.inf, _ROOM * (jnp.max(jnp.abs(zeta)) + jnp.max(_exp(slopes.log_zeta))))
@@ -289,8 +289,6 @@ def _solved(coordinates: Coordinates, Z: Array, target: Array, first: Basis, max
         move = jnp.max(jnp.abs(drhos[0]))
         size = jnp.where(move == 0, 0.0, move / jnp.maximum(largest, left))
         off = _out_of_order(here, equations, x, slopes)
-        stalled = (size < eps**0.5) & (size >= state.size)
-        solved = arrived & ((size <= 1e3 * eps) | stalled) & (off <= _IN_ORDER)
         centred = ~is_last & (jnp.maximum(size, off) < _CENTRED)  # false for NaN
         log_scale = jnp.maximum(last, state.log_scale - jnp.where(centred, state.stride, 0.0))
         stride = log_scale - state.log_scale
@@ -310,6 +308,9 @@ def _solved(coordinates: Coordinates, Z: Array, target: Array, first: Basis, max
         unit = jnp.where(is_last, largest, scale)
         by_rho = rho * (1 - damping + damping * kept) + damping * ahead  # falls to much less are exact
         moved = _moved(there, x, rho, by_rho, damping * dx, basis.basic, unit)
+        travels = jnp.any(basis.basic & (jnp.abs(moved - x) > 1))  # to another sign of ρ, say, whose size is nothing
+        stalled = (size < eps**0.5) & (size >= state.size) & ~travels
+        solved = arrived & ((size <= 1e3 * eps) | stalled) & (off <= _IN_ORDER)
         x = jnp.where(seen & (~is_last | (size <= _CENTRED)), moved, x)  # what no row sees stays, to the last bit
         tries = state.tries + 1
         return _State(

@@ -49,7 +49,7 @@ def nearest(basis: Basis, metric: Array, Z: Array, y: Array) -> Equations:
     B = ldexp(B, -columns)
     inverse, complete = _pseudoinverse(basis, metric, B)
     data = jnp.concatenate([Z, y[:, None]], axis=1)
-    solved = inverse @ data
+    solved = correction = inverse @ data
     for _ in range(_CORRECTIONS):
         correction = inverse @ difference(data, B, solved)
         solved = solved + correction

@@ -12,13 +12,13 @@ from jaxtyping import Array, Bool, Scalar
 
 from . import _ask
 from ._checks import all_concrete, is_concrete, require_precision, to_scalar
+from ._order import after
 from .dual import classification as dual_classification
 from .dual import decayed, other_flows
 from .dual import regression as dual_regression
 from .dual.cone import is_balanced
 from .dual.decoupled import decoupled
 from .dual.newton import MOST_ITERATIONS
-from .dual.order import after
 from .dual.vertex import Vertex
 from .dynamics import Dynamics, WeightDecay
 from .flows.beyond import limit_direction
@@ -375,7 +375,7 @@ def _direction_of_weights(followed: Followed, options: tuple[Scalar, Weights]) -
     if not can_polish(network, problem):
         return turned
     before = with_weights(network, clock.weights(jax.tree.map(lambda v: v[1], run.rows.states)))
-    in_turn = partial(after, hopeless.astype(dtype))  # see `gflow.dual.order`
+    in_turn = partial(after, hopeless.astype(dtype))  # see `gflow._order`
     before, there = jax.tree.map(in_turn, (before, reached.network))
     found, certain = limit_direction(before, there, problem)
     there = _whole_direction(followed, found.network, end)

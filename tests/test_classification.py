@@ -80,6 +80,7 @@ def test_flow_stops_on_log_time_and_on_turning():
     assert by_turning.log_loss < 0
 
 
+@pytest.mark.slow
 def test_data_that_are_not_separable_end_without_descent():
     X = [[1.0, 0.3], [-1.0, 0.2], [0.1, 1.0], [0.0, -1.0], [0.5, 0.5]]
     problem = gflow.Classification(X, [1.0, 1.0, -1.0, -1.0, -1.0])
@@ -124,6 +125,7 @@ def test_identical_labels_duplicates_and_ties_are_no_obstacle():
     assert gflow.angle(np.asarray(path.network.coefficients()), np.ones(2)) < 1e-8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [gflow.exponential, gflow.logistic])
 def test_nonlinear_homogeneous_networks_follow_the_same_flow(loss):
     """Squared relu: homogeneous of degree 3 in the weights of two layers, with a continuous field."""
@@ -185,6 +187,7 @@ def test_two_caps_agree_to_the_error_reported(curve, gaussian):
     assert jnp.all(distances <= path.errors + 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [3, 4])
 def test_deeper_diagonal_networks_end_at_stationary_points_of_the_quasi_norm(depth, gaussian):
     network = gflow.scale(gflow.Diagonal((jnp.ones(10),) * (depth - 1) + (jnp.zeros(10),)), 0.1)
@@ -248,6 +251,7 @@ def test_direction_flow_refuses_what_it_cannot_do():
         gflow.flow(START, PAPER, save=gflow.Decades(decades[::-1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", [2, 3])
 def test_ties_are_exact(layers):
     ties = gflow.Diagonal(([1.0, 1.0], [1.0, 0.5], [2.0, 2.0])[:layers])

@@ -59,6 +59,7 @@ def case(request):
     return form, problem, directions[rows], curve
 
 
+@pytest.mark.slow
 def test_dual_coordinates_follow_the_weights_of_every_real_decomposition(case):
     _, _, directions, curve = case
     assert curve.status == gflow.Status.converged

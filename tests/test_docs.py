@@ -15,6 +15,7 @@ PAGES = [page for page in sorted(DOCS.glob("*.md")) if "```python" in page.read_
 ROOMS = (gflow.initial, gflow.measures, gflow.invariants, gflow.potential, gflow.plot)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_runs(page):
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S)

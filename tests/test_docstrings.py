@@ -89,6 +89,7 @@ def typical():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_an_example_runs(name, typical, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -70,6 +70,7 @@ def compilations():
     open_[0] = False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_second_eager_call_compiles_nothing(verb):
     """Other data of the same shapes, a network built anew, another tolerance."""
@@ -117,6 +118,7 @@ X, Y = draw(12, (2, 6), 2)
 EVEN = gflow.Regression(X + jnp.roll(X[:, ::-1], 1, axis=1), Y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_same_call_takes_the_same_route_everywhere(name):
     network, problem = NETWORKS[name], EVEN if name == "even convolution" else gflow.Regression(X, Y)
@@ -178,6 +180,7 @@ def test_a_prediction_of_zero_can_be_compared_with():
     assert found.distance == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("d", [64, 257, 1024])
 def test_convolutions_beyond_the_direct_product(d):
     """k d > 2048: the FFT serves flow, limit, gradient, vmap and prediction alike."""
@@ -194,6 +197,7 @@ def test_convolutions_beyond_the_direct_product(d):
     assert gflow.compare(gflow.limit(network, one), gflow.predict.limit(network, one)).distance < 1e-9
 
 
+@pytest.mark.slow
 def test_the_gradient_of_a_long_convolutions_limit():
     d = 64
     X, w, v = draw(d, (2, d), 33, d)
@@ -209,6 +213,7 @@ def test_the_gradient_of_a_long_convolutions_limit():
     np.testing.assert_allclose(slope, numeric, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_error_of_integrated_weights_bounds_the_true_one():
     """In every lane at four tolerances, against the same flow at a tolerance of 2e-12."""
     makers = (
@@ -237,6 +242,7 @@ def test_the_error_of_integrated_weights_bounds_the_true_one():
             assert (gflow.measures.distance(ends.coefficients, truth.coefficients) <= ends.error)[known].all()
 
 
+@pytest.mark.slow
 def test_single_precision_answers_what_it_can():
     def single(tree):
         return jax.tree.map(lambda v: v.astype("f4"), tree)
@@ -268,6 +274,7 @@ def test_mixed_precision_is_promoted():
     assert end.log_loss.dtype == jnp.float64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [0.03, 1.0, 10.0])
 def test_times_past_a_stiff_end_are_served(alpha):
     """The explicit solver would sit on its stability boundary for ever."""

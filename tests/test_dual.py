@@ -37,6 +37,7 @@ def last_layer_zero(d, L, eta=1.0):
     return gflow.Diagonal((*[eta * jnp.ones(d)] * (L - 1), jnp.zeros(d)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("L", [2, 3, 4, 5])
 @pytest.mark.parametrize("alpha", [1e-6, 1e-2, 10.0])
 def test_theorem_5_limits_agree_with_many_digits(L, alpha):
@@ -48,6 +49,7 @@ def test_theorem_5_limits_agree_with_many_digits(L, alpha):
     assert distance(rho, exact_theorem_5(problem, L, alpha, end.angles, end.nu)) <= bound
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("L", [2, 3, 4, 5])
 def test_any_initialisation_ends_where_the_weights_end(L):
     rng = np.random.default_rng(L)
@@ -86,6 +88,7 @@ def orthogonal():
     return gflow.Orthogonal(weights, S=jnp.asarray(rng.normal(size=(5, 4))), U=U), regression(2, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [even_convolution, commuting_sensors, orthogonal])
 def test_every_real_decomposable_network_goes_through_the_same_engine(make):
     network, problem = make()
@@ -121,6 +124,7 @@ def test_at_alpha_ten_to_minus_1000_the_limit_is_the_weighted_l1_solution(L):
     assert distance(end.coefficients, program.x[:9] - program.x[9:]) <= 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("L", [2, 3, 4])
 @pytest.mark.parametrize("log10_alpha", [-60, -200, -1000])
 def test_basics_that_the_targets_ask_nothing_of_wait_at_any_scale(L, log10_alpha):
@@ -135,6 +139,7 @@ def test_basics_that_the_targets_ask_nothing_of_wait_at_any_scale(L, log10_alpha
     assert distance(end.coefficients, beta) <= 1e-9
 
 
+@pytest.mark.slow
 def test_certificate_and_batches():
     problem, network = regression(), last_layer_zero(9, 3)
     scales = jnp.log(jnp.logspace(-4, 1, 6)).at[2].set(jnp.nan)
@@ -240,6 +245,7 @@ def test_angles_and_products_are_inverse_from_tiny_to_huge(L, spread):
         np.testing.assert_allclose(systems.rho(systems.angle_of(rho)), rho, rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("L", [2, 3])
 @pytest.mark.parametrize("rows", [2, 4], ids=["fewer rows than columns", "as many"])
 def test_targets_of_zero_are_reached_in_a_few_steps_and_answered(L, rows):

@@ -71,6 +71,7 @@ def fading(t):
     return 0.1 * jnp.exp(-t / 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "dynamics"),
     [

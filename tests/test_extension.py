@@ -273,6 +273,7 @@ def test_a_diagonal_network_ends_at_one_point_under_every_regression_loss(loss):
     assert distance(by_weights.coefficients, squares.coefficients) <= by_weights.error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [gflow.Dual(), gflow.Weights()], ids=["dual", "weights"])
 @pytest.mark.parametrize("loss", [Huber(0.3), Quartic()], ids=["huber", "quartic"])
 def test_the_path_of_a_users_loss_is_that_of_scipy(loss, method):
@@ -307,6 +308,7 @@ def test_the_limit_under_a_huber_loss_is_that_of_scipy():
     assert distance(end.coefficients, found.coefficients()) <= end.error
 
 
+@pytest.mark.slow
 def test_the_direction_under_a_users_loss_is_of_maximum_margin_within_its_error():
     """By weights; docs/extend_loss.md has it in dual coordinates."""
     start = CONNECTED
@@ -493,6 +495,7 @@ def test_weights_are_converted_or_refused_by_their_converter():
             make(ETA)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
 def test_arguments_in_each_others_place_are_named(verb, unchecked_types):
     end = gflow.limit(DIAGONAL, PROBLEM)

@@ -45,6 +45,7 @@ def test_a_single_weight_pair_follows_its_closed_form():
     np.testing.assert_allclose(path.coefficients[:, 0], expected, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_loss_never_increases(path, far):
     for run in (path, *far):
         assert np.all(np.diff(run.log_losses) <= 1e-12 * np.abs(run.log_losses[1:]))

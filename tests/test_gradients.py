@@ -41,6 +41,7 @@ def direction(arguments, seed):
     return jax.tree.unflatten(tree, [jnp.asarray(rng.normal(size=v.shape)) for v in leaves])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("L", [2, 3])
 def test_reverse_derivatives_agree_with_central_differences(L):
     arguments = setup(L)
@@ -57,6 +58,7 @@ def test_reverse_derivatives_agree_with_central_differences(L):
         assert float(numeric) == pytest.approx(float(exact), rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("L", [2, 3])
 def test_implicit_derivatives_agree_with_those_through_the_flow(L):
     arguments = setup(L)
@@ -66,6 +68,7 @@ def test_implicit_derivatives_agree_with_those_through_the_flow(L):
     np.testing.assert_allclose(implicit, through, atol=1e-6 * np.abs(implicit).max())
 
 
+@pytest.mark.slow
 def test_reverse_derivatives_through_the_flow_agree_with_central_differences():
     X, y, log_alpha, _ = setup(2)
     rng = np.random.default_rng(5)
@@ -85,6 +88,7 @@ def test_reverse_derivatives_through_the_flow_agree_with_central_differences():
     assert float(numeric) == pytest.approx(float(exact), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_jacobians_batch_and_agree_in_both_modes():
     X, y, _, weights = setup(2)
     scales = jnp.log(jnp.array([1e-3, 0.1, 1.0]))
@@ -137,6 +141,7 @@ def fine_tuned(log_alpha, weights, size=1.0):
     return gflow.limit(end.network, second, log_alpha=end.log_scale).coefficients, end.log_scale
 
 
+@pytest.mark.slow
 def test_derivatives_go_through_pretraining_and_fine_tuning():
     end = jax.jit(jax.value_and_grad(lambda *start: jnp.sum(jnp.sin(fine_tuned(*start)[0])), argnums=(0, 1)))
     start, h = (jnp.asarray(-0.3), normals(7, 4, 4)), 1e-4

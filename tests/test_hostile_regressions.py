@@ -19,6 +19,7 @@ def last_layer_zero(d, L):
     return gflow.Diagonal((*[jnp.ones(d)] * (L - 1), jnp.zeros(d)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("L", [2, 3, 4, 6])
 @pytest.mark.parametrize("gap", [0.0, 1e-15, 1e-9, 1e-3])
 def test_ties_and_near_ties_end_where_the_weights_end(L, gap):
@@ -80,6 +81,7 @@ def test_units_of_the_data_do_not_matter(unit):
     assert gflow.limit(last_layer_zero(3, 2), gflow.Regression(X * unit, y)).converged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "d"), [(3, 5), (6, 4), (8, 12)])
 def test_equal_layers_that_cannot_fit_end_at_nonnegative_least_squares(n, d):
     X, y = normals(10 * n, (20, n, d), (20, n))
@@ -91,6 +93,7 @@ def test_equal_layers_that_cannot_fit_end_at_nonnegative_least_squares(n, d):
     assert (ends.error <= 1e-9).all()
 
 
+@pytest.mark.slow
 def test_ties_on_the_boundary_of_what_can_be_fitted():
     def limit(X, y):
         return gflow.limit(gflow.Diagonal((jnp.ones(X.shape[1]),) * 3), gflow.Regression(X, y), log_alpha=-9.0)
@@ -114,6 +117,7 @@ def test_a_row_that_is_negligible_beside_another_is_fitted_all_the_same(ratio):
     np.testing.assert_allclose(end.coefficients, [0.56, 0.22], rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("L", [3, 4, 5, 6])
 def test_targets_of_few_columns(L):
     # So few that most basics are there for round-off only, at α where they are smaller than that, and larger.

@@ -17,6 +17,7 @@ def decaying(n, d, cond):
     return U * np.logspace(0, -np.log10(cond), n) @ V.T
 
 
+@pytest.mark.slow
 def test_diagonal_networks_end_where_the_dual_equations_say():
     rng = np.random.default_rng(0)
     network, beta = gflow.Diagonal(tuple(rng.normal(size=(2, 10)))), rng.normal(size=10)

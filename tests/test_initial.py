@@ -17,6 +17,7 @@ VECTORS = st.integers(1, 6).flatmap(lambda d: arrays(float, d, elements=st.float
 DEPTHS = st.integers(2, 5)
 
 
+@pytest.mark.slow
 @given(VECTORS, DEPTHS)
 @settings(max_examples=40)
 def test_prescribed_coefficients_are_exact(z, depth):

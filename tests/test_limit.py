@@ -23,6 +23,7 @@ ARCHITECTURES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @given(data=st.data())
 @settings(max_examples=12)

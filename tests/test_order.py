@@ -1,4 +1,4 @@
-"""Batched programs run one LAPACK call at a time: `gflow.dual.order` says why. Read from the programs themselves."""
+"""Batched programs run one LAPACK call at a time: `gflow._order` says why. Read from the programs themselves."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr, Var
 
 import gflow
-from gflow.dual.order import after
+from gflow._order import after
 
 LAPACK = {"cholesky", "svd", "eigh", "eig", "lu", "qr", "geqrf", "householder_product", "triangular_solve"}
 INLINED = {"jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "remat2", "checkpoint"}
@@ -68,6 +68,7 @@ NETWORKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("problem", [REGRESSION, CLASSIFICATION], ids=["regression", "classification"])
 @pytest.mark.parametrize("verb", [gflow.limit, gflow.flow])
@@ -79,6 +80,7 @@ def test_batches_run_linear_algebra_in_turn(name, problem, verb):
     assert unordered(program) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("derivative", [jax.jacfwd, jax.jacrev])
 @pytest.mark.parametrize("name", ["last layer zero", "tied"])
 def test_derivatives_of_limits_too(name, derivative):

@@ -32,6 +32,7 @@ def angles(ends, prediction):
     return jax.vmap(lambda beta: gflow.angle(beta, prediction.coefficients))(ends.direction)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [2, 3, 4])
 def test_fully_connected_directions_are_the_maximum_l2_margin(depth):
     ends = limits([(6, 3), *[(3, 3)] * (depth - 2), (3,)], gflow.FullyConnected)
@@ -54,6 +55,7 @@ def test_convolutional_directions_are_the_maximum_margin_of_the_spectrum():
     assert jnp.all(angles(ends, gflow.predict.maximum_margin(PROBLEM, 1, np.asarray(S))) <= 1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shapes", "make"),
     [
@@ -149,6 +151,7 @@ def test_what_is_large_or_single_or_not_homogeneous_is_not_polished():
     assert not can_polish(jax.tree.map(lambda v: v.astype(jnp.float32), small), PROBLEM)
 
 
+@pytest.mark.slow
 def test_derivatives_of_a_direction_are_those_of_its_equations():
     start = pair([0.8, 0.5], [0.4, -0.3])
 
@@ -188,6 +191,7 @@ def test_rows_of_any_length_count_by_their_terms_in_the_weights():
     assert jnp.all(end.error <= 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [1e-12, 1e3])
 def test_starts_of_any_scale_are_followed_by_weights(alpha):
     """From 1e-12 the first weight grows to 1 within 1e-14 of the time that it has slept, between two float64 of log t;

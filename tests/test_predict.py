@@ -229,6 +229,7 @@ def test_differences_of_powers_have_their_printed_limits(L, alpha):
     assert expected.theorem == f"Woodworth et al. 2020, Theorem {1 if L == 2 else 3}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("L", [1, 2, 3, 4, 5])
 def test_differences_of_powers_from_unequal_starts(L):
     X, y, plus, minus = normals(L, (3, 6), (3,), (6,), (6,))

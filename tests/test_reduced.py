@@ -120,6 +120,7 @@ def test_the_smaller_network_has_the_outputs_and_the_flow_of_the_whole_one(name)
         np.testing.assert_allclose(found.coefficients(later), lifted.coefficients(), rtol=0, atol=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["many hidden units", "many hidden units, many points", "three layers, the last wide", "tall sensors"]
 )
@@ -316,6 +317,7 @@ def numeric(function, arguments, towards):
     return (8 * (at[2] - at[1]) - (at[3] - at[0])) / (12 * h)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", [1.0, 0.0], ids=["generic", "last layer zero"])
 def test_derivatives_of_all_weights_agree_with_central_differences(last):
     """Of a network so wide that it is narrowed, also where the layers have no basis that moves with them."""

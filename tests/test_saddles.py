@@ -100,6 +100,7 @@ def test_jumps_come_when_the_flow_in_dual_coordinates_jumps():
         assert np.abs(path.coefficients[between] - rest).max() < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("L", "seed"), [(3, 0), (3, 8), (4, 3)])
 def test_deep_coordinates_that_return_to_zero_wait_before_they_jump_again(L, seed):
     # A step from far beyond one bound to far beyond the other would miss the wait between them.

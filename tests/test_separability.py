@@ -70,6 +70,7 @@ def test_a_plateau_is_stationary_only_without_coordinates_asleep(asleep, station
     assert is_stationary(network.weights, network, problem) == stationary
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [3, 4])
 def test_a_deep_network_of_tiny_weights_passes_plateaus_by_weights(depth):
     """Coordinates asleep wait for t ~ 1e6^(L−2): at rest on the way, and no end."""
@@ -91,6 +92,7 @@ def test_a_deep_network_of_tiny_weights_passes_plateaus_by_weights(depth):
     assert jnp.max(gflow.angle(by_weights.direction, by_dual.direction)) <= 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("gap", "status"), [(0.0, gflow.Status.no_descent), (1e-8, gflow.Status.step_limit)])
 def test_a_flow_by_weights_that_runs_out_of_steps_says_whether_it_had_anywhere_to_go(gap, status):
     """Where points contradict each other it comes to rest only like a power of time: sixteen steps do not see that."""

@@ -73,6 +73,7 @@ SERVED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("network", "problem", "theorem"), SERVED)
 def test_the_strongest_theorem_is_picked_and_certified(network, problem, theorem):
     found = gflow.predict.limit(network, problem)

@@ -64,6 +64,7 @@ def test_a_vertex_is_unique_where_no_other_costs_as_little(left, right, unique):
         assert found.rho[1] == 0
 
 
+@pytest.mark.slow
 def test_a_vertex_has_the_derivative_by_its_data():
     A, towards = jnp.asarray(tables("Gaussian")[0]), jnp.asarray(tables("Gaussian")[1])
 
@@ -83,6 +84,7 @@ LIMITS = jax.jit(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["Gaussian", "rows of very different length", "separable by 1e-8"])
 def test_two_layers_are_answered_at_every_scale(kind):
     A = jnp.asarray(tables(kind))
@@ -94,6 +96,7 @@ def test_two_layers_are_answered_at_every_scale(kind):
     assert jnp.max(jnp.abs(ends.log_loss / -1e100 - 1)) <= 1e-3
 
 
+@pytest.mark.slow
 def test_equal_layers_keep_their_signs():
     A, signs = jnp.asarray(tables("Gaussian")), jnp.array([1.0, -1.0, 1.0, 1.0, -1.0, 1.0])
     ends = LIMITS(A, jnp.stack([jnp.ones((10, 6)), jnp.tile(signs, (10, 1))], axis=1), jnp.zeros(10))
@@ -108,6 +111,7 @@ def test_equal_layers_keep_their_signs():
             assert gflow.angle(beta, maximum_l1_margin(positive)) <= 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("log_alpha", [-2302.0, -27.6, -2.3, 2.3, 13.8])
 def test_three_layers_end_at_the_vertex_that_the_flow_approaches(log_alpha):
     A = jnp.asarray(tables("Gaussian"))
@@ -118,6 +122,7 @@ def test_three_layers_end_at_the_vertex_that_the_flow_approaches(log_alpha):
     assert jnp.max(residuals) <= 1e-13
 
 
+@pytest.mark.slow
 def test_the_vertex_of_three_layers_is_that_of_the_flow_at_a_log_loss_of_minus_1e300():
     A = jnp.asarray(tables("Gaussian")[:4])
     weights = jnp.asarray(np.random.default_rng(4).normal(size=(4, 3, 6)))

@@ -84,7 +84,7 @@ def work(parcel: Parcel, static: dict[str, Any], coordinates: dict[str, np.ndarr
             return Failure(_picklable(error))
 
 
-# Chunks that run at a time in threads of one process would share its threads for linear algebra: gflow.dual.order.
+# Chunks that run at a time in threads of one process would share its threads for linear algebra: gflow._order.
 _ONE_AT_A_TIME = threading.Lock()
 
 

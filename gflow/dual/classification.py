@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import optimistix
 from jaxtyping import Array, Bool, Float, Int, Scalar
 
+from .._order import after
 from ..flows import implicit
 from ..flows.engine import Integration, Run, integrate
 from ..flows.rows import AtTaus
@@ -37,7 +38,6 @@ from . import cone
 from .coordinates import Coordinates
 from .decoupled import Decoupled, lift
 from .digits import exponent_of, ldexp
-from .order import after
 from .vertex import Vertex, vertex
 
 NetworkT = TypeVar("NetworkT", bound=Network)

@@ -26,12 +26,12 @@ import jax.numpy as jnp
 from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, Bool, Float, Int, Scalar
 
+from .._order import after
 from . import basis as bases
 from . import cone, projection
 from .basis import Basis
 from .coordinates import Coordinates
 from .digits import difference, exponent_of, ldexp, resolution
-from .order import after
 
 MOST_ITERATIONS = 1000  # 545 are the most that were seen, at α = 10^−1000
 

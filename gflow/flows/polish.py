@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Scalar
 
-from ..dual.order import after
+from .._order import after
 from ..networks import LinearNetwork, with_weights
 from ..problems import Classification
 
@@ -164,7 +164,7 @@ def polished(network: Any, problem: Classification, shares: Float[Array, " n"]) 
     z = z - vectors @ (inverse * (vectors.T @ (residual - jax.lax.stop_gradient(residual))))
     theta, multipliers = system.split(z)
 
-    K = jnp.where(jnp.isnan(values).any(), jnp.nan, K)  # so that its eigenvalues come in turn: see `gflow.dual.order`
+    K = jnp.where(jnp.isnan(values).any(), jnp.nan, K)  # so that its eigenvalues come in turn: see `gflow._order`
     left, h = _size(system.residual(constant_of(z))), _second_variation(system, K)
     moving = _moving(system, constant_of(theta), vectors)
     rounded = left + jnp.finfo(z.dtype).eps * system.terms()

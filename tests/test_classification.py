@@ -71,6 +71,7 @@ def test_log_time_agrees_with_integration_in_plain_time():
     assert abs(path.log_loss - plain.log_loss) < 1e-8
 
 
+@pytest.mark.slow
 def test_flow_stops_on_log_time_and_on_turning():
     by_time = gflow.flow(START, PAPER, save=EVERY, until=gflow.LogTime(5.0))
     assert by_time.status == gflow.Status.finished
@@ -141,6 +142,7 @@ def test_nonlinear_homogeneous_networks_follow_the_same_flow(loss):
     assert jnp.all(jnp.diff(margins) >= -1e-7 * margins[1:])
 
 
+@pytest.mark.slow
 def test_full_convolutions_of_general_data_approach_a_stationary_point():
     """Corollary 3, where the dual route does not apply; several support vectors."""
     rng = np.random.default_rng(3)

@@ -67,6 +67,7 @@ def test_dual_coordinates_follow_the_weights_of_every_real_decomposition(case):
     assert jnp.all(curve.errors[:2] < 1e-15)  # below the cap the flow is exact
 
 
+@pytest.mark.slow
 def test_the_kkt_residual_falls_to_the_error_of_the_cap(case):
     network, problem, _, curve = case
     A = problem.y[:, None] * decoupled(network, problem).Z
@@ -128,6 +129,7 @@ def test_a_limit_says_how_far_it_is(solve, data):
     assert end.converged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("winners", [1, 2])
 def test_a_plateau_is_passed_or_not_certified(solve, winners):
     """The second coordinate wins by a factor 1 + 1e-2 in margin, from a start that is e^-9 of the first's. Where it is

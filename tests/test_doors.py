@@ -327,6 +327,7 @@ def test_derivatives_go_through_paths_by_default():
     assert jax.jvp(lambda a: last(a, forward), (0.5,), (1.0,))[1] == pytest.approx(float(slope), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_orthogonal_forms_flow_as_the_network_does():
     network = NETWORKS["even convolution"]
     form = gflow.orthogonal_form(network, EVEN)

@@ -259,6 +259,7 @@ def test_theorem_6_serves_a_two_dimensional_convolution():
 # Losses.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [Huber(0.3), Quartic()], ids=["huber", "quartic"])
 def test_a_diagonal_network_ends_at_one_point_under_every_regression_loss(loss):
     """ν = −∫r stays in the same n dimensions, so the limit is where Xβ = y in them."""

@@ -110,6 +110,7 @@ def test_second_derivatives_are_those_of_the_solution():
         np.testing.assert_allclose(column, (above - below) / (2 * h), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_gradients_at_a_tiny_scale_are_finite():
     X, y, _, weights = setup(3)
     _, (_, by_y, *_) = value_and_gradient(X, y, jnp.asarray(-1000 * np.log(10.0)), weights)

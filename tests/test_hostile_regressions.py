@@ -33,6 +33,7 @@ def test_ties_and_near_ties_end_where_the_weights_end(L, gap):
     assert distance(end.coefficients, gflow.limit(network, problem, method=WEIGHTS).coefficients) <= 1e-9
 
 
+@pytest.mark.slow
 def test_signs_of_ties_are_kept_and_what_two_zero_layers_hold_stays():
     # Column by column: a tie of product −1, two zeros, a tie of product +1, no tie.
     network = gflow.Diagonal(([1.0, 0.0, -0.5, 0.3], [-1.0, 0.0, -0.5, 1.0], [1.0, 2.0, 2.0, 0.2]))

@@ -258,6 +258,7 @@ def test_a_tie_that_the_theorem_leaves_open_is_no_limit():
         predict.limit(network, labelled(A))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("second", [[1.0, -1.0, 0.5], [2.0, -2.0, 7.0]])
 def test_the_start_decides_between_equal_inputs(second):
     """X = [[1, −1, …], …]: modes 0 and 1 have the same inputs but for the sign, and share like (η_1 ± η_2)²."""

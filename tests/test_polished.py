@@ -41,6 +41,7 @@ def test_fully_connected_directions_are_the_maximum_l2_margin(depth):
     assert jnp.all(ends.error <= 1e-13)
 
 
+@pytest.mark.slow
 def test_diagonal_directions_are_the_maximum_l1_margin():
     ends = limits([(6,), (6,)], gflow.Diagonal)
     assert ends.converged.all()
@@ -48,6 +49,7 @@ def test_diagonal_directions_are_the_maximum_l1_margin():
     assert jnp.all(ends.error <= 1e-13)
 
 
+@pytest.mark.slow
 def test_convolutional_directions_are_the_maximum_margin_of_the_spectrum():
     ends = limits([(6,), (6,)], gflow.Convolutional)
     S = 6**0.5 * gflow.predict.dft(6)
@@ -80,6 +82,7 @@ RIVALS = gflow.Classification([[1.0, 1.1], [1.0, 1.1]], [1.0, 1.0])
 SHARES = jnp.array([0.5, 0.5])
 
 
+@pytest.mark.slow
 def test_a_plateau_of_many_decades_is_walked_over():
     """The second coordinate overtakes the first at s = 1e80, far beyond what is integrated."""
     end = gflow.limit(pair([1.0, 1e-4], [0.3, 3e-5]), RIVALS)
@@ -181,6 +184,7 @@ def test_where_nothing_is_polished_nor_a_theorem_has_a_residual_nothing_is_certi
     assert jnp.isinf(end.error)
 
 
+@pytest.mark.slow
 def test_rows_of_any_length_count_by_their_terms_in_the_weights():
     """A row that is a million times as long has a share in the gradient that is as much smaller, and it is active."""
     lengths = 10.0 ** np.array([[3.0], [-3.0], [0.0], [1.0]])
@@ -208,6 +212,7 @@ def test_starts_of_any_scale_are_followed_by_weights(alpha):
     assert gflow.angle(end.direction, expected.direction) <= end.error + expected.error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gap", [1e-2, 1e-5, 1e-7])
 def test_rows_that_are_all_but_the_same_are_told_apart(gap):
     """Near one row all margins are tied to 1/κ on the flow's end; at the limit only some of them are."""

@@ -329,6 +329,7 @@ def test_derivatives_of_all_weights_agree_with_central_differences(last):
     assert float(numeric(ends, arguments, towards)) == pytest.approx(float(exact), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_forward_derivatives_by_a_named_adjoint_are_those_of_reverse_mode():
     arguments = (X[:, :6], Y, jnp.asarray(-0.4), normals(3, (6, 9), 9))
     towards = jax.tree.map(jnp.cos, arguments)

@@ -33,6 +33,7 @@ def test_signs_that_are_kept_may_leave_nothing(side, balanced):
     assert is_balanced(jnp.array([[-1.0, 1.0], [-1.0, -1.0]]), jnp.array(side)) == balanced
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sign", "status"), [(1.0, gflow.Status.no_descent), (-1.0, gflow.Status.converged)])
 def test_equal_layers_that_cannot_turn_are_called_hopeless(sign, status):
     X = jnp.array([[-1.0, 1.0], [-1.0, -1.0]])
@@ -41,6 +42,7 @@ def test_equal_layers_that_cannot_turn_are_called_hopeless(sign, status):
     assert end.status == status
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("gap", "hopeless"), [(0.0, True), (1e-8, False)])
 def test_only_data_that_are_not_separable_are_called_so(gap, hopeless):
     X = jnp.array([[1.0, gap, 0.3], [-1.0, gap, -0.3]])

@@ -7,6 +7,7 @@ import pytest
 from truth import maximum_l1_margin
 
 import gflow
+from gflow import _limit
 from gflow.dual.vertex import vertex
 
 SOLVE = jax.jit(jax.vmap(lambda A: vertex(A, jnp.ones(A.shape[1]), jnp.ones(A.shape[1]))))
@@ -137,3 +138,17 @@ def test_the_vertex_of_three_layers_is_that_of_the_flow_at_a_log_loss_of_minus_1
     assert converged.all()
     assert jnp.max(angles) <= 1e-6
     assert jnp.all(angles <= errors + 1e-7)  # the tolerance of steps
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("X", "unique"), [([[1.0, 2.0], [0.5, -0.2]], True), ([[1.0, 1.0], [1.0, 1.0]], False)])
+def test_where_values_are_seen_no_flow_is_compiled_for_a_certain_vertex_and_the_result_is_the_same(X, unique):
+    network, problem = gflow.Diagonal(([1.0, 0.5], [0.2, 0.1])), gflow.Classification(X, [1.0, 1.0])
+    known = _limit._known(network, problem, gflow.Dual())
+    assert (known is not None) == unique
+    seen, traced = gflow.limit(network, problem), jax.jit(gflow.limit)(network, problem)
+    assert seen.converged
+    assert jax.tree.structure(seen) == jax.tree.structure(traced)
+    for a, b in zip(jax.tree.leaves(seen), jax.tree.leaves(traced), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=1e-12)

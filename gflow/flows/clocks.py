@@ -214,7 +214,7 @@ _HASTE = 1e-6  # of the length of the way, relative to ‖Θ‖, beside a change
 
 
 def _hypotenuse(a: Scalar, b: Scalar) -> Scalar:
-    """√(a² + b²) where squares may underflow."""
+    """√(a² + b²) where squares may underflow, and with them the derivatives of `jnp.hypot` become NaN."""
     unit = jax.lax.stop_gradient(jnp.maximum(a, b))
     unit = jnp.where(unit > 0, unit, 1.0)
     squares = (a / unit) ** 2 + (b / unit) ** 2

@@ -169,6 +169,7 @@ def test_dual_coordinates_reach_a_loss_of_minus_ten_to_the_thousand(curve, gauss
     assert float(gflow.angle(path.directions, maximum_l1_margin(gaussian))[-1]) < 1e-5
 
 
+@pytest.mark.slow
 def test_dual_coordinates_agree_with_the_weights_below_and_beyond_the_cap(curve, gaussian):
     path, network = curve
     for row, decade in enumerate((1, 2, 3, 4.5, 8)):

@@ -149,6 +149,7 @@ def test_results_of_both_routes_are_one_record_and_stack():
         both[0][0]
 
 
+@pytest.mark.slow
 def test_records_know_their_coefficients_under_any_leading_axes():
     network, problem = NETWORKS["fully-connected"], gflow.Regression(X, Y)
     scales = jnp.array([[0.1, 1.0], [0.3, 0.5], [0.2, 0.7]])

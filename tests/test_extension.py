@@ -161,6 +161,7 @@ def test_the_modes_of_a_users_network_are_conserved():
     assert gflow.invariants.drift(path.networks, PROBLEM)["modes"] < 1e-9
 
 
+@pytest.mark.slow
 def test_the_direction_of_a_users_network_is_that_of_theorem_2():
     end, expected = gflow.limit(WEIGHTED, LABELS), gflow.predict.limit(WEIGHTED, LABELS)
     assert end.converged

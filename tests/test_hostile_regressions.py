@@ -46,6 +46,7 @@ def test_signs_of_ties_are_kept_and_what_two_zero_layers_hold_stays():
         np.testing.assert_allclose(v, w, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_a_limit_at_a_positive_loss_is_the_least_squares_point():
     X, y, start = normals(3, (7, 4), (7,), (2, 4))
     end = gflow.limit(gflow.Diagonal(tuple(start)), gflow.Regression(X, y))

@@ -57,6 +57,7 @@ def test_fully_connected_networks_end_where_all_weights_do():
     assert gflow.measures.distance(end.coefficients, W @ w) <= 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [MOST_OUTPUTS, MOST_OUTPUTS + 1])
 def test_many_outputs_are_served_on_either_side(n):
     X, beta = np.random.default_rng(2).normal(size=(n, 2)), jnp.array([1.0, -2.0])

@@ -159,6 +159,7 @@ def test_a_classification_flows_as_the_whole_network_does(name):
     assert furthest(path.networks, exact.networks) < 1e-10
 
 
+@pytest.mark.slow
 def test_a_direction_and_its_certificate_are_those_of_the_whole_network():
     end = gflow.limit(CASES["many hidden units"][0], LABELS)
     assert end.converged
@@ -215,6 +216,7 @@ def test_a_small_row_is_fitted():
     np.testing.assert_allclose(end.network(inputs) / problem.y, jnp.ones(N), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_what_no_input_sees_never_moves():
     network = CASES["three layers"][0]
     end = gflow.limit(network, gflow.Regression(X, Y)).network
@@ -295,6 +297,7 @@ def test_a_turn_is_that_of_all_weights():
     assert float(turning_rate(small.weights, small, problem, jnp.zeros(()))) != pytest.approx(exact, rel=0.01)
 
 
+@pytest.mark.slow
 def test_a_flow_until_it_turns_no_more_ends_where_the_whole_network_says_so():
     network, until = gflow.Nonlinear(fully_connected((D, 4), 4, size=1.0), jnp.tanh), gflow.Turning(0.3)
     path = gflow.flow(network, LABELS, until=until)
@@ -340,6 +343,7 @@ def test_forward_derivatives_by_a_named_adjoint_are_those_of_reverse_mode():
     assert float(forward) == pytest.approx(float(reverse), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_dependent_rows_have_derivatives_but_none_by_the_inputs():
     inputs = X.at[1].set(X[0])
     weights = normals(3, (D, 9), 9)

@@ -52,6 +52,7 @@ def pair(**coordinates):
     return coordinates, None
 
 
+@pytest.mark.slow
 def test_a_chunk_whose_worker_dies_three_times_is_crashed_and_no_other(tmp_path):
     found = gflow.sweep(pair, crash_at(5.0), {"a": A}, chunk=4, executor=pool, store=tmp_path)
     crashed = (A >= 4) & (A < 8)

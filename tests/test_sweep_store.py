@@ -168,6 +168,7 @@ def looked_at(path, whole):
     return " ".join(str(w.message) for w in said) + ("" if there.all() else " not computed")
 
 
+@pytest.mark.slow
 def test_whatever_is_altered_in_a_store_is_seen_and_repaired(tmp_path, whole):
     call(tmp_path)
     random = np.random.default_rng(0)

@@ -10,6 +10,7 @@ Every function is elementwise, odd or even as its formula, and made for `jax.jit
 `L` is a Python integer.
 """
 
+import functools
 import math
 from typing import TypeAlias
 
@@ -29,6 +30,9 @@ _NEWTON_STEPS = 8
 _NODES, _WEIGHTS = (0.5 * a for a in np.polynomial.legendre.leggauss(24))
 _NODES = _NODES + 0.5
 
+# One program for a function, depth and shape, where the functions op by op would be dozens.
+_compiled = functools.partial(jax.jit, static_argnames="L")
+
 
 def blow_up(L: int) -> float:
     """The time c_L = sup s_L at which h_L becomes infinite: ∞ for L = 2, then π/2, 1, π/4, 2/3, …
@@ -44,6 +48,7 @@ def blow_up(L: int) -> float:
     return math.sqrt(math.pi) * math.exp(math.lgamma((L - 2) / 2) - math.lgamma((L - 1) / 2)) / 2
 
 
+@_compiled
 def s(q: Numbers, L: int) -> Elementwise:
     """The time s_L(q) = ∫₀^q (1 + z²)^{−(L−1)/2} dz at which Lemma 4's q(t) has the value `q`.
 
@@ -57,6 +62,7 @@ def s(q: Numbers, L: int) -> Elementwise:
     return _s(jnp.arcsinh(q), L)
 
 
+@_compiled
 def q_of(time: Numbers, L: int) -> Elementwise:
     """Lemma 4's q at the time `time`, the inverse of `s`; ±∞ at and beyond the blow-up ±c_L.
 
@@ -67,6 +73,7 @@ def q_of(time: Numbers, L: int) -> Elementwise:
     return jnp.sinh(_angle_at_time(time, L))
 
 
+@_compiled
 def h(time: Numbers, L: int) -> Elementwise:
     """h_L(time) = p^{L−1} q; ±∞ at and beyond the blow-up ±c_L. Yun et al. 2021, Lemma 4.
 
@@ -79,6 +86,7 @@ def h(time: Numbers, L: int) -> Elementwise:
     return jnp.where(zero, x, jnp.sign(x) * jnp.exp(_log_h(jnp.where(zero, 1.0, jnp.abs(x)), L)))
 
 
+@_compiled
 def h_prime(time: Numbers, L: int) -> Elementwise:
     """h_L′(time) = p^{2L−4} (p² + (L−1) q²).
 
@@ -89,6 +97,7 @@ def h_prime(time: Numbers, L: int) -> Elementwise:
     return jnp.exp(_log_h_prime(_angle_at_time(time, L), L))
 
 
+@_compiled
 def h_inverse(tau: Numbers, L: int) -> Elementwise:
     """h_L⁻¹(τ) = H_L′(τ), the time at which h_L has the value `tau`.
 
@@ -99,6 +108,7 @@ def h_inverse(tau: Numbers, L: int) -> Elementwise:
     return _h_inverse(to_float(tau), _check_depth(L))
 
 
+@_compiled
 def H(tau: Numbers, L: int) -> Elementwise:
     """H_L(τ) = ∫₀^τ h_L⁻¹, the potential of Yun et al. 2021, Theorem 5.
 
@@ -111,6 +121,7 @@ def H(tau: Numbers, L: int) -> Elementwise:
     return _H(to_float(tau), _check_depth(L))
 
 
+@_compiled
 def log_H(log_tau: Numbers, L: int) -> Elementwise:
     """log H_L(τ) as a function of log τ, for every real `log_tau` (τ itself need not be representable).
 
@@ -125,6 +136,7 @@ def log_H(log_tau: Numbers, L: int) -> Elementwise:
     return log_tau + jnp.where(near, log_tau - math.log(2), jnp.log(_H_over_tau(x, L)))
 
 
+@_compiled
 def G(time: Numbers, L: int) -> Elementwise:
     """G_L(time) = q²/2, the convex conjugate of H_L; +∞ at and beyond the blow-up ±c_L.
 

@@ -148,7 +148,12 @@ class LinearNetwork(Network):
 
     def __call__(self, X: Float[ArrayLike, "n d"]) -> Float[Array, " n"]:
         """The outputs f(x_i; Θ) for the rows x_i of X."""
-        return jnp.asarray(X) @ self.coefficients()
+        return _outputs(self, jnp.asarray(X))
+
+
+@eqx.filter_jit
+def _outputs(network: LinearNetwork, X: Float[Array, "... d"]) -> Float[Array, "..."]:
+    return X @ network.coefficients()
 
 
 class LinearTensorNetwork(LinearNetwork):
@@ -186,26 +191,30 @@ class LinearTensorNetwork(LinearNetwork):
         (weights[0].size, …, weights[L−1].size). **Raises** ValueError if f is seen not to be M(x)∘(v_1, …, v_L), which
         is to say not linear in each of the weights. Yun et al. 2021, section 3.
         """
-
-        def output(*weights: Array) -> Scalar:
-            return x @ with_weights(self, weights).coefficients()
-
-        derivative: Callable = output
-        for layer in range(self.depth):
-            derivative = jax.jacfwd(derivative, argnums=layer)
-        M = derivative(*self.weights).reshape([v.size for v in self.weights])
+        M = _data_tensor(self, x)
         if all_concrete((self, x)):
-            _check_multilinear(self, np.asarray(M), output)
+            _check_multilinear(self, x, np.asarray(M))
         return M
 
 
-def _check_multilinear(network: LinearTensorNetwork, M: np.ndarray, output: Callable) -> None:
+@eqx.filter_jit
+def _data_tensor(network: LinearTensorNetwork, x: Float[Array, " d"]) -> Float[Array, "..."]:
+    def output(*weights: Array) -> Scalar:
+        return x @ with_weights(network, weights).coefficients()
+
+    derivative: Callable = output
+    for layer in range(network.depth):
+        derivative = jax.jacfwd(derivative, argnums=layer)
+    return derivative(*network.weights).reshape([v.size for v in network.weights])
+
+
+def _check_multilinear(network: LinearTensorNetwork, x: Float[Array, " d"], M: np.ndarray) -> None:
     rng = np.random.default_rng(0)
-    generic = [jnp.asarray(rng.normal(size=v.shape), v.dtype) for v in network.weights]
+    generic = tuple(jnp.asarray(rng.normal(size=v.shape), v.dtype) for v in network.weights)
     expected = M
     for v in generic:
         expected = np.tensordot(np.asarray(v).ravel(), expected, 1)
-    found = float(output(*generic))
+    found = float(_outputs(with_weights(network, generic), x))
     size = max(abs(found), float(np.linalg.norm(M)))
     if abs(found - expected) > 1e6 * float(np.finfo(M.dtype).eps) * size:
         raise ValueError(

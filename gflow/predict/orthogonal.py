@@ -12,13 +12,12 @@ h_L^{−1}(ρ_j / |η_j|^L) = κ_j ζ_j, Aρ = y.
 import functools
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from .. import potential
 from .._forms import real_modes
@@ -211,7 +210,7 @@ def reweighted_least_squares(A: Matrix, y: Data, eta: Modal, L: int, *, solver: 
         program.solve(solver=solver)
         previous, rho = rho, spread.value * _found(z.value) * size
         tau = rho / np.abs(eta) ** L
-        slope = np.where(tau == 0, 1.0, _evaluate(potential.h_inverse, tau, L) / np.where(tau == 0, 1.0, tau))
+        slope = np.where(tau == 0, 1.0, np.asarray(potential.h_inverse(tau, L)) / np.where(tau == 0, 1.0, tau))
         curvature = slope * np.abs(eta) ** (2 - 2 * L)
         if np.abs(rho - previous).max() <= 1e-4 * np.abs(rho).max():
             break
@@ -241,7 +240,7 @@ def refine(A: Matrix, y: Data, eta: Modal, L: int, rho: Modal) -> tuple[Modal, D
     x, nu = _angle(rho / c, L), np.zeros(y.size)
     for _ in range(_NEWTON_STEPS):
         p, q = np.cosh(x), np.sinh(x)
-        late = _evaluate(potential.s, q, L) - kappa * (A.T @ nu)
+        late = np.asarray(potential.s(q, L)) - kappa * (A.T @ nu)
         slope = c * _slope(p, q, L)
         nu_step = _solve(A, slope * kappa, y - A @ (c * q * p ** (L - 1)) + A @ (slope * late))
         x_step = (kappa * (A.T @ nu_step) - late) * p ** (L - 2)
@@ -250,16 +249,6 @@ def refine(A: Matrix, y: Data, eta: Modal, L: int, rho: Modal) -> tuple[Modal, D
         if np.abs(x_step).max() <= 1e-15 * np.abs(x).max():
             break
     return c * np.sinh(x) * np.cosh(x) ** (L - 1), nu
-
-
-def _evaluate(function: Callable[..., Array], argument: Modal, L: int) -> Modal:
-    return np.asarray(_compiled(function)(jnp.asarray(argument), L))
-
-
-@functools.cache
-def _compiled(function: Callable[..., Array]) -> Callable[..., Array]:
-    """One program for a function, depth and shape, where the functions op by op would be dozens."""
-    return jax.jit(function, static_argnums=1)
 
 
 def _slope(p: Modal, q: Modal, L: int) -> Modal:
@@ -276,7 +265,7 @@ def _solve(A: Matrix, D: Modal, right: Data) -> Data:
 def _angle(tau: Modal, L: int) -> Modal:
     """x with sinh x cosh^{L−1} x = τ, to the accuracy that a start needs."""
     last = potential.blow_up(L) * (1 - 1e-15)
-    return np.arcsinh(_evaluate(potential.q_of, np.clip(_evaluate(potential.h_inverse, tau, L), -last, last), L))
+    return np.arcsinh(np.asarray(potential.q_of(np.clip(np.asarray(potential.h_inverse(tau, L)), -last, last), L)))
 
 
 _NEWTON_STEPS = 50
@@ -289,9 +278,9 @@ def certificate(A: Matrix, y: Data, eta: Modal, L: int, rho: Modal, nu: Data) ->
     x = _angle(rho / np.abs(eta) ** L, L)
     spread = np.abs(eta) ** (2 * L - 2) * _slope(np.cosh(x), np.sinh(x), L)  # so that small ρ_j move little
     rho = rho + spread * (A.T @ _solve(A, spread, y - A @ rho))
-    times, clock = _evaluate(potential.h_inverse, rho / np.abs(eta) ** L, L), np.abs(eta) ** (L - 2) * (A.T @ nu)
-    primal = float(eta**2 @ _evaluate(potential.H, rho / np.abs(eta) ** L, L))
-    dual = float(y @ nu - eta**2 @ _evaluate(potential.G, clock, L))
+    times, clock = np.asarray(potential.h_inverse(rho / np.abs(eta) ** L, L)), np.abs(eta) ** (L - 2) * (A.T @ nu)
+    primal = float(eta**2 @ np.asarray(potential.H(rho / np.abs(eta) ** L, L)))
+    dual = float(y @ nu - eta**2 @ np.asarray(potential.G(clock, L)))
     infeasible = np.abs(A @ rho - y).max() / np.abs(y).max()
     not_stationary = np.abs(times - clock).max() / np.abs(clock).max()
     residual = float(max(infeasible, not_stationary))

@@ -221,8 +221,10 @@ class _Descent(eqx.Module):
         residual = share * problem.residual(modes.inputs(problem.X) @ modes.rho())
         u = gamma * modes.copies * (residual @ modes.inputs(problem.X))
         u = jnp.stack([u, -u])
+        small = u < 0.5  # then by log1p: of a run at rest, log(1 − u) + u would add up u, which is round-off
+        log_factor = jnp.where(small, jnp.log1p(-jnp.where(small, u, 0.0)), jnp.log(jnp.abs(1 - u)))
         return _Tally(
-            tally.logs + jnp.log(jnp.abs(1 - u)) + u,
+            tally.logs + (log_factor + u),
             tally.signs * jnp.where(u > 1, -1.0, 1.0),
             jnp.max(jnp.abs(u)),
             jnp.maximum(tally.off, off),

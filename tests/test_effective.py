@@ -74,6 +74,16 @@ def test_the_effective_start_is_the_product_of_a_plain_loop(start, problem):
     np.testing.assert_allclose(run.network.weights, np.stack([v, w]), atol=1e-14)
 
 
+def test_a_run_at_rest_keeps_its_effective_start():
+    X, y, v, w = normals(2, (N, D), (N,), (D,), (D,))
+    start, problem = gflow.Diagonal((0.3 * v, 0.3 * w)), gflow.Regression(X / np.sqrt(D), y / 2)
+    short, long = (
+        gflow.descend(start, problem, SGD, steps=jnp.array([steps]), effective=True).effective
+        for steps in (20_000, 1_000_000)
+    )
+    np.testing.assert_allclose(long.log_sizes, short.log_sizes, atol=1e-13)
+
+
 def test_a_weight_that_a_step_makes_zero_stays_zero():
     problem = gflow.Regression([[1.0, 0.5, 0.25]], [1.0])
     start = gflow.Diagonal((jnp.array([1.0, 1.0, -1.0]), jnp.zeros(3)))

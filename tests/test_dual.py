@@ -62,7 +62,7 @@ def test_any_initialisation_ends_where_the_weights_end(L):
     assert integrated.converged
     assert distance(end.coefficients, integrated.coefficients) <= 1e-9
     for v, w in zip(end.network.weights, integrated.network.weights, strict=True):
-        np.testing.assert_allclose(v, w, atol=1e-8)
+        np.testing.assert_allclose(v, w, rtol=0, atol=1e-8)
 
 
 def commuting_sensors():
@@ -98,7 +98,7 @@ def test_every_real_decomposable_network_goes_through_the_same_engine(make):
     assert end.converged
     assert integrated.converged
     for v, w in zip(end.network.weights, integrated.network.weights, strict=True):
-        np.testing.assert_allclose(v, w.ravel(), atol=1e-8)
+        np.testing.assert_allclose(v, w.ravel(), rtol=0, atol=1e-8)
 
 
 def test_the_dual_route_is_refused_where_it_is_not_exact():
@@ -179,8 +179,8 @@ def test_the_dual_path_is_the_path_of_the_weights(L):
     weights = gflow.flow(network, problem, save=gflow.Times(times), method=gflow.Weights(rtol=1e-10))
     assert path.status == gflow.Status.finished
     for v, w in zip(path.networks.weights, weights.networks.weights, strict=True):
-        np.testing.assert_allclose(v, w, atol=1e-6)
-    np.testing.assert_allclose(path.log_losses, weights.log_losses, atol=1e-4)
+        np.testing.assert_allclose(v, w, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(path.log_losses, weights.log_losses, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("alpha", [1e-4, 0.1, 100.0])
@@ -216,8 +216,8 @@ def test_jumps_from_saddle_to_saddle_come_at_the_predicted_log_times(L, log10_al
     rho = np.asarray(path.coefficients)
     assert path.status == gflow.Status.finished
     for jump in range(3):
-        np.testing.assert_allclose(rho[2 * jump], np.where(np.arange(3) < jump, y, 0), atol=1e-2)
-        np.testing.assert_allclose(rho[2 * jump + 1], np.where(np.arange(3) <= jump, y, 0), atol=1e-2)
+        np.testing.assert_allclose(rho[2 * jump], np.where(np.arange(3) < jump, y, 0), rtol=0, atol=1e-2)
+        np.testing.assert_allclose(rho[2 * jump + 1], np.where(np.arange(3) <= jump, y, 0), rtol=0, atol=1e-2)
 
 
 @pytest.mark.parametrize("L", [2, 3])
@@ -320,7 +320,7 @@ def test_coordinates_whose_angles_cannot_move_are_not_waited_for():
     network = gflow.Diagonal((-sizes, -sizes * jnp.array([1.1, 0.9, 0.2]), 0.3 * sizes, -0.8 * sizes))
     end = gflow.limit(network, gflow.Regression([[0.3, 2.0, -0.9]], [-0.1]), log_alpha=-28.0)
     assert end.converged
-    np.testing.assert_allclose(end.coefficients, [-1 / 3, 0.0, 0.0], atol=1e-12)
+    np.testing.assert_allclose(end.coefficients, [-1 / 3, 0.0, 0.0], rtol=0, atol=1e-12)
 
 
 WAITING = {  # to their last digits: round-off decides

@@ -226,7 +226,7 @@ def test_an_end_whose_own_outputs_do_not_fit_is_never_called_converged(last):
 def test_a_two_dimensional_convolution_is_one():
     w, image = CONVOLUTION.weights
     product = np.fft.fft2(np.asarray(w), image.shape) * np.fft.fft2(np.asarray(image))
-    np.testing.assert_allclose(CONVOLUTION.coefficients(), np.fft.ifft2(product).real.ravel(), atol=1e-14)
+    np.testing.assert_allclose(CONVOLUTION.coefficients(), np.fft.ifft2(product).real.ravel(), rtol=0, atol=1e-14)
     M = CONVOLUTION.data_tensor(IMAGES.X[0])
     np.testing.assert_allclose(w.ravel() @ M @ image.ravel(), CONVOLUTION(IMAGES.X)[0], rtol=1e-12)
 
@@ -374,13 +374,13 @@ def test_matrix_valued_regression_has_a_path_and_a_limit_with_an_honest_error():
     assert path.converged
     W_1, W_2 = path.networks.weights
     balance = W_1.mT @ W_1 - W_2 @ W_2.mT
-    np.testing.assert_allclose(balance, jnp.broadcast_to(balance[0], balance.shape), atol=1e-7)
+    np.testing.assert_allclose(balance, jnp.broadcast_to(balance[0], balance.shape), rtol=0, atol=1e-7)
     exact = weights_at(MATRICES, lambda f: jnp.sum((f - OUTPUTS.y) ** 2) / 2, np.array([14.0]))[0]
     for tolerance in TOLERANCES:
         end = gflow.limit(MATRICES, OUTPUTS, tolerance=tolerance)
         assert end.converged
         assert distance(ravel_pytree(end.network.weights)[0], exact) <= end.error <= tolerance
-    np.testing.assert_allclose(end.network(X), OUTPUTS.y, atol=1e-9)
+    np.testing.assert_allclose(end.network(X), OUTPUTS.y, rtol=0, atol=1e-9)
     with pytest.raises(gflow.predict.Refusal, match="MatrixValued"):
         gflow.predict.limit(MATRICES, OUTPUTS)
     with pytest.raises(ValueError, match="MatrixValued has no linear coefficients"):

@@ -43,7 +43,7 @@ def test_signs_of_ties_are_kept_and_what_two_zero_layers_hold_stays():
     assert end.coefficients[1] == 0
     assert end.coefficients[0] < 0 < end.coefficients[2]
     for v, w in zip(end.network.weights, integrated.network.weights, strict=True):
-        np.testing.assert_allclose(v, w, atol=1e-8)
+        np.testing.assert_allclose(v, w, rtol=0, atol=1e-8)
 
 
 @pytest.mark.slow
@@ -91,7 +91,7 @@ def test_equal_layers_that_cannot_fit_end_at_nonnegative_least_squares(n, d):
     for i in range(20):
         beta, misfit = nnls(np.asarray(X[i]), np.asarray(y[i]))
         assert ends[i].status == (gflow.Status.least_squares if misfit > 1e-9 else gflow.Status.converged)
-        np.testing.assert_allclose(X[i] @ ends[i].coefficients, X[i] @ beta, atol=1e-9)
+        np.testing.assert_allclose(X[i] @ ends[i].coefficients, X[i] @ beta, rtol=0, atol=1e-9)
     assert (ends.error <= 1e-9).all()
 
 
@@ -135,7 +135,7 @@ def test_targets_of_few_columns(L):
     ]
     assert all(end.converged for end in ends)
     assert all(end.error <= 1e-9 for end in ends[:-1])
-    np.testing.assert_allclose(ends[-1].coefficients, beta[0], atol=1e-6)
+    np.testing.assert_allclose(ends[-1].coefficients, beta[0], rtol=0, atol=1e-6)
 
 
 def test_a_lane_that_was_converged_with_a_coordinate_missing():

@@ -182,7 +182,7 @@ def test_a_basis_holds_every_row_to_round_off_of_its_own_size(size):
     Q = gflow.row_basis(rows)
     unit = rows / jnp.max(jnp.abs(rows), axis=1, keepdims=True)
     np.testing.assert_allclose(unit @ Q @ Q.T, unit, rtol=0, atol=1e-14)
-    np.testing.assert_allclose(Q.T @ Q, jnp.eye(3), atol=1e-14)
+    np.testing.assert_allclose(Q.T @ Q, jnp.eye(3), rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("size", [1.0, 1e-12, 1e-200])
@@ -191,8 +191,8 @@ def test_a_basis_moves_with_rows_of_any_size(size):
     change = jnp.cos(X).at[1].multiply(size)
     Q, moved = jax.jvp(gflow.row_basis, (rows,), (change,))
     outside = change - rows @ moved @ Q.T - change @ Q @ Q.T - rows @ Q @ moved.T  # of d(X − XQQᵀ) = 0
-    np.testing.assert_allclose(outside / jnp.max(jnp.abs(rows), axis=1, keepdims=True), 0.0, atol=1e-13)
-    np.testing.assert_allclose(moved.T @ Q + Q.T @ moved, 0.0, atol=1e-14)
+    np.testing.assert_allclose(outside / jnp.max(jnp.abs(rows), axis=1, keepdims=True), 0.0, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(moved.T @ Q + Q.T @ moved, 0.0, rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("row", [X[0], -2 * X[0], jnp.zeros(D)], ids=["repeated", "multiple", "zero"])
@@ -222,7 +222,7 @@ def test_what_no_input_sees_never_moves():
     end = gflow.limit(network, gflow.Regression(X, Y)).network
     Q = gflow.row_basis(X)
     outside = jnp.eye(D) - Q @ Q.T
-    np.testing.assert_allclose(outside @ (end.weights[0] - network.weights[0]), 0.0, atol=1e-15)
+    np.testing.assert_allclose(outside @ (end.weights[0] - network.weights[0]), 0.0, rtol=0, atol=1e-15)
     seen = X.at[:, 3:].set(0.0)[:2]  # rows of zeros in the basis: those weights stay to the last bit
     end = gflow.limit(network, gflow.Regression(seen, Y[:2])).network
     assert (end.weights[0][3:] == network.weights[0][3:]).all()
@@ -238,12 +238,12 @@ def test_rows_of_a_path_are_small_until_they_are_asked_for():
     assert [v.shape for v in path.networks.weights] == [(128, D, 20), (128, 20)]
     assert isinstance(path.networks, gflow.FullyConnected)
     coefficients = jax.vmap(lambda n: n.coefficients())(path.networks)
-    np.testing.assert_allclose(path.coefficients, coefficients, atol=1e-14)
+    np.testing.assert_allclose(path.coefficients, coefficients, rtol=0, atol=1e-14)
     sizes = jnp.linalg.norm(coefficients, axis=1, keepdims=True)
-    np.testing.assert_allclose(path.directions, coefficients / sizes, atol=1e-13)
+    np.testing.assert_allclose(path.directions, coefficients / sizes, rtol=0, atol=1e-13)
     assert max(gflow.invariants.drift(path.networks, gflow.Regression(X, Y)).values()) < 1e-6
     unmoved = dataclasses.replace(path, followed=jax.tree.map(lambda v: v[:1], path.followed)).networks
-    np.testing.assert_allclose(unmoved.weights[0][0], network.weights[0], atol=0)
+    np.testing.assert_allclose(unmoved.weights[0][0], network.weights[0], rtol=0, atol=0)
 
 
 def test_lanes_are_those_of_single_calls():
@@ -256,8 +256,8 @@ def test_lanes_are_those_of_single_calls():
     for lane, scale in enumerate(scales):
         start = gflow.scale(network, scale)
         one = gflow.flow(start, problem)
-        np.testing.assert_allclose(paths[lane].coefficients, one.coefficients, atol=1e-12)
-        np.testing.assert_allclose(paths.networks.weights[0][lane], one.networks.weights[0], atol=1e-12)
+        np.testing.assert_allclose(paths[lane].coefficients, one.coefficients, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(paths.networks.weights[0][lane], one.networks.weights[0], rtol=0, atol=1e-12)
         assert furthest(ends[lane].network, gflow.limit(start, problem).network) < 1e-10
 
 

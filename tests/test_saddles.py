@@ -73,7 +73,7 @@ def test_horizons_of_tied_layers_are_one_sided_and_two_zeros_never_move():
 @pytest.mark.parametrize("L", [2, 3, 4])
 def test_the_toy_visits_its_saddles_and_one_coordinate_leaves_again(L):
     found = gflow.predict.saddles(gflow.Diagonal((*(ONES,) * (L - 1), ZEROS)), TOY)
-    np.testing.assert_allclose(found.coefficients, STAIRCASE, atol=1e-14)
+    np.testing.assert_allclose(found.coefficients, STAIRCASE, rtol=0, atol=1e-14)
     c_L = {2: 1.0, 3: np.pi / 2, 4: 1.0}[L]
     np.testing.assert_allclose(found.waits, c_L * np.array([1, 3, 80 / 49]), rtol=1e-13)
     assert found.residual < 1e-14
@@ -94,7 +94,7 @@ def test_jumps_come_when_the_flow_in_dual_coordinates_jumps():
     assert path.steps < 2048
     log_times = found.log_times(-2300.0)
     jumps = jump_log_times(path.log_times, path.coefficients, found.coefficients)
-    np.testing.assert_allclose(jumps, log_times, atol=0.01)  # 1 % in time
+    np.testing.assert_allclose(jumps, log_times, rtol=0, atol=0.01)  # 1 % in time
     for rest, (begin, end) in zip(found.coefficients[1:], itertools.pairwise([*log_times, np.inf]), strict=True):
         between = (path.log_times > begin + 0.02) & (path.log_times < end - 0.02)
         assert np.abs(path.coefficients[between] - rest).max() < 1e-6
@@ -113,7 +113,7 @@ def test_deep_coordinates_that_return_to_zero_wait_before_they_jump_again(L, see
     assert path.status == gflow.Status.finished
     assert distance(path.coefficients[-1], found.end) < 1e-6
     jumps = jump_log_times(path.log_times, path.coefficients, found.coefficients)
-    np.testing.assert_allclose(jumps, found.log_times(-2300.0), atol=0.01)  # 1 % in time
+    np.testing.assert_allclose(jumps, found.log_times(-2300.0), rtol=0, atol=0.01)  # 1 % in time
 
 
 @pytest.mark.parametrize("L", [2, 3, 4])
@@ -141,15 +141,17 @@ def test_weights_of_the_two_signs_decide_the_end():
     for y, winner in ((1.0, 0), (-1.0, 1)):
         problem = gflow.Regression(jnp.array([[1.0, 1.0]]), jnp.array([y]))
         expected = y * np.eye(2)[winner]
-        np.testing.assert_allclose(gflow.predict.saddles(network, problem).end, expected, atol=1e-12)
-        np.testing.assert_allclose(gflow.predict.small_scale_limit(network, problem).coefficients, expected, atol=1e-12)
+        np.testing.assert_allclose(gflow.predict.saddles(network, problem).end, expected, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(
+            gflow.predict.small_scale_limit(network, problem).coefficients, expected, rtol=0, atol=1e-12
+        )
 
 
 def test_starts_that_keep_their_signs_end_at_the_nonnegative_least_squares_point():
     from scipy.optimize import nnls
 
     found = gflow.predict.saddles(gflow.Diagonal((ONES, ONES)), TOY)
-    np.testing.assert_allclose(found.end, nnls(np.asarray(TOY.X), np.asarray(TOY.y))[0], atol=1e-12)
+    np.testing.assert_allclose(found.end, nnls(np.asarray(TOY.X), np.asarray(TOY.y))[0], rtol=0, atol=1e-12)
     assert found.residual < 1e-12
     assert np.isnan(found.gap)
     with pytest.raises(gflow.predict.Refusal, match="No weights of the signs"):
@@ -160,7 +162,7 @@ def test_a_difference_of_powers_moves_as_many_times_faster_as_layers_are_tied():
     """Woodworth et al.'s network is 2d tied products of L layers that share one weight."""
     tied = gflow.predict.saddles(gflow.DifferenceOfPowers((ONES, ONES), depth=2), TOY)
     untied = gflow.predict.saddles(gflow.Diagonal((ONES, ZEROS)), TOY)
-    np.testing.assert_allclose(tied.coefficients, untied.coefficients, atol=1e-14)
+    np.testing.assert_allclose(tied.coefficients, untied.coefficients, rtol=0, atol=1e-14)
     np.testing.assert_allclose(tied.waits, untied.waits / 2, rtol=1e-13)
 
 

@@ -42,7 +42,7 @@ def test_a_file_is_swept_shown_and_gone_on_with(tmp_path):
     done = run("sweep", file)
     assert done.exit_code == 0, done.output
     found = gflow.open_sweep(tmp_path / "ends")
-    assert np.allclose(found.distance, np.outer(np.logspace(-4, 1, 20), [1, 2, 3]), rtol=1e-15)
+    assert np.allclose(found.distance, np.outer(np.logspace(-4, 1, 20), [1, 2, 3]), rtol=1e-15, atol=0)
     shown = run("show", tmp_path / "ends", "--out", tmp_path / "a.png")
     assert "60 lanes: 20 alpha × 3 seed" in shown.output
     assert "60 finished" in shown.output

@@ -3,12 +3,15 @@
 import abc
 from typing import Any
 
+import diffrax
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Scalar
 
 from ._checks import is_concrete, to_scalar
 from .dual import other_flows
+from .flows import implicit
 from .flows.clocks import Clock, TimeClock
 from .networks import Network
 from .problems import Problem, SquaredLoss, loss_gradient
@@ -152,7 +155,16 @@ class SharpnessAware(Dynamics):
         _require_two_layers(depth, "Sharpness-aware flow")
 
 
-class _DecayClock(TimeClock):
+class _OtherClock(TimeClock):
+    """Those of flows other than gradient flow. Their ends are as stiff, and have no tail in closed form: small ones are
+    followed by an implicit method, to which that is nothing."""
+
+    def solver(self) -> diffrax.AbstractSolver:
+        unknowns = sum(v.size for v in jax.tree.leaves(self.start()))
+        return implicit.chord() if unknowns <= implicit.MOST_UNKNOWNS else diffrax.Dopri8()
+
+
+class _DecayClock(_OtherClock):
     network: Network
     problem: Problem
     dynamics: WeightDecay
@@ -165,7 +177,7 @@ class _DecayClock(TimeClock):
         return tuple(-jnp.exp(tau) * (g + rate * v) for g, v in zip(gradient, state, strict=True))
 
 
-class _MomentumClock(TimeClock):
+class _MomentumClock(_OtherClock):
     """The state is Θ and its velocity."""
 
     network: Network
@@ -186,7 +198,7 @@ class _MomentumClock(TimeClock):
         return tuple(speed * u for u in velocity), force
 
 
-class _SharpnessClock(TimeClock):
+class _SharpnessClock(_OtherClock):
     network: Network
     problem: Problem
     radius: Scalar

@@ -115,8 +115,14 @@ def test_momentum_that_passes_zero_says_so(inertia, problem):
 
 
 def test_few_steps_are_a_status(problem):
-    end = gflow.limit(TWO, problem, dynamics=gflow.Momentum(1e-5))
+    end = gflow.limit(TWO, problem, dynamics=gflow.Momentum(1e-5), method=gflow.Dual(max_steps=80))
     assert gflow.Status[end.status] == "step limit"
+
+
+def test_momentum_of_little_inertia_ends_where_gradient_flow_does(problem):
+    end, plain = gflow.limit(TWO, problem, dynamics=gflow.Momentum(1e-5)), gflow.limit(TWO, problem)
+    assert end.converged
+    assert 1e-8 < distance(end.coefficients, plain.coefficients) < 1e-5
 
 
 def lasso(problem, rate, sign=None):
@@ -187,6 +193,26 @@ def test_paths_are_those_of_the_weights(dynamics, problem):
     np.testing.assert_allclose(np.stack(path.networks.weights, axis=1), expected, rtol=0, atol=1e-8)
     assert gflow.Status[path.status] == "finished"
     assert np.abs(expected - scipy_weights(TWO, problem, None, times)).max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("d", "least", "dynamics", "log_loss"),
+    [
+        (20, 0.02, gflow.Momentum(0.05), -60.0),  # rates over 1 : 2500
+        (20, 0.02, gflow.SharpnessAware(0.3), -60.0),
+        (300, 0.5, gflow.Momentum(1.0), -35.0),  # too many weights for an implicit method's matrices
+    ],
+)
+def test_stiff_flows_come_to_their_end(d, least, dynamics, log_loss):
+    X = np.diag([1.0, 0.5, least]) @ np.linalg.qr(normals(6, (d, 3))[0])[0].T
+    problem = gflow.Regression(X, X @ np.full(d, 2 / d**0.5))
+    start = gflow.scale(gflow.Diagonal((jnp.ones(d), jnp.zeros(d))), 0.5)
+    end = gflow.limit(start, problem, dynamics=dynamics)
+    assert end.converged
+    path = gflow.flow(start, problem, dynamics=dynamics, until=gflow.LogLoss(log_loss))
+    assert path.converged
+    assert path.end.steps < 2000
+    assert distance(path.end.coefficients, end.coefficients) < 1e-6
 
 
 def test_a_path_that_is_given_no_end_stops_where_the_data_fit(problem):

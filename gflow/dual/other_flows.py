@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Scalar
 
+from ..flows import implicit
 from ..flows.engine import Integration, Run, integrate
 from ..networks import Network
 from ..records import Solution, Status, first_of, status_of
@@ -169,7 +170,8 @@ class Decaying(eqx.Module):
 def after_decay(flow: Flow, rate: Callable[[Scalar], Scalar], until: Any) -> Begun:
     """Gradient flow's start at the time `until`, when decay is switched off."""
     field = Decaying(flow.coordinates, flow.found, flow.problem, rate)
-    run = _integrated(flow, field, until * jnp.exp(-field.log_unit), ())
+    last = until * jnp.exp(-field.log_unit)
+    run = _integrated(flow, field, last, (), diffrax.Dopri8(), flow.max_steps)
     at, a = run.state
     return _begun(flow, flow.coordinates.restarted(field.angles(at), -a), a, status_of(run.result), run)
 
@@ -289,7 +291,7 @@ class _PassesZero(eqx.Module):
 def after_momentum(flow: Flow, inertia: Scalar) -> Begun:
     """Gradient flow's start for a momentum flow of two layers that begins at rest."""
     field = Inertial(_log_sizes(flow.coordinates), flow.found, flow.problem, inertia)
-    run = _integrated(flow, field, _for_ever(flow), (_AtRest(field, flow.accuracy.rest), _PassesZero(field)))
+    run = _to_rest(flow, field, (_AtRest(field, flow.accuracy.rest), _PassesZero(field)))
     growth, p, nu = run.state
     c = growth + inertia * p - _both(nu @ flow.found.Z)
     status = Status.where(field.passes_zero(run.state), Status.passed_zero, _rested(run))
@@ -299,13 +301,9 @@ def after_momentum(flow: Flow, inertia: Scalar) -> Begun:
 def after_sharpness(flow: Flow, radius: Scalar) -> Begun:
     """Gradient flow's start for a sharpness-aware flow of two layers."""
     field = Sharpened(_log_sizes(flow.coordinates), flow.found, flow.problem, radius)
-    run = _integrated(flow, field, _for_ever(flow), (_AtRest(field, flow.accuracy.rest),))
+    run = _to_rest(flow, field, (_AtRest(field, flow.accuracy.rest),))
     c = -jnp.stack([run.state[1]] * 2)
     return _begun(flow, _grown(flow.coordinates, c), jnp.zeros_like(c[0, 0]), _rested(run), run)
-
-
-def _for_ever(flow: Flow) -> float:
-    return float(jnp.finfo(flow.found.Z.dtype).max) ** 0.5
 
 
 def _rested(run: Run) -> Status:
@@ -315,21 +313,46 @@ def _rested(run: Run) -> Status:
     return Status.where(stopped, Status.finished, failed)
 
 
-def _integrated(flow: Flow, field: Any, last: float | Scalar, stops: tuple[Any, ...]) -> Run:
+def _to_rest(flow: Flow, field: Any, stops: tuple[Any, ...]) -> Run:
+    """Until a stop: in explicit steps, and where a quarter of all steps are not enough, as where rates differ by
+    thousands, in implicit ones from there on."""
+    last = float(jnp.finfo(flow.found.Z.dtype).max) ** 0.5
+    if sum(v.size for v in jax.tree.leaves(field.start())) > implicit.MOST_UNKNOWNS:
+        return _integrated(flow, field, last, stops, diffrax.Dopri8(), flow.max_steps)
+    few = flow.max_steps // 4
+    begun = _integrated(flow, field, last, stops, diffrax.Dopri8(), few)
+
+    def go_on(run: Run) -> Run:
+        more = _integrated(flow, field, last, stops, implicit.chord(), flow.max_steps - few, run)
+        steps, rejected_steps = run.steps + more.steps, run.rejected_steps + more.rejected_steps
+        return more._replace(steps=steps, rejected_steps=rejected_steps)
+
+    return jax.lax.cond(begun.result == diffrax.RESULTS.max_steps_reached, go_on, lambda run: run, begun)
+
+
+def _integrated(
+    flow: Flow,
+    field: Any,
+    last: float | Scalar,
+    stops: tuple[Any, ...],
+    solver: diffrax.AbstractSolver,
+    max_steps: int,
+    begun: Run | None = None,
+) -> Run:
     dtype, accuracy = flow.found.Z.dtype, flow.accuracy
     return integrate(
         Integration(
             field=field,
-            solver=diffrax.Dopri8(),
-            start=field.start(),
-            first=jnp.zeros((), dtype),
+            solver=solver,
+            start=field.start() if begun is None else begun.state,
+            first=jnp.zeros((), dtype) if begun is None else begun.tau,
             last=jnp.asarray(last, dtype),
             rtol=accuracy.rtol,
             atol=accuracy.rtol,
             stops=stops,
             pcoeff=0.0,
             icoeff=1.0,
-            max_steps=flow.max_steps,
+            max_steps=max_steps,
         )
     )
 

@@ -98,6 +98,8 @@ class RoundOffNewton(optimistix.AbstractRootFinder):
         return y, aux, {}
 
 
+MOST_UNKNOWNS = 512  # beyond, the factors of one step take longer than the tens of explicit steps that it saves
+
 _SOLVER = lineax.AutoLinearSolver(well_posed=None)
 
 

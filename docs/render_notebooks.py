@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import jax
 import jupytext
@@ -21,7 +22,8 @@ REPOSITORY = pathlib.Path(__file__).parents[1]
 SECONDS = 120  # for a cell: no notebook may take longer on two cores
 
 
-def render(source: pathlib.Path) -> None:
+def render(source: pathlib.Path) -> str:
+    began = time.perf_counter()
     notebook = jupytext.read(source)
     with tempfile.TemporaryDirectory() as folder:  # what a notebook writes is not kept
         runner = ExecutePreprocessor(timeout=SECONDS, extra_arguments=["--log-level=ERROR"])
@@ -35,6 +37,7 @@ def render(source: pathlib.Path) -> None:
     page = page.replace("![png](", f"![A figure of {source.stem[3:].replace('_', ' ')}](")
     page = page.replace("](../docs/", "](../")  # links of notebooks/ lead from docs/notebooks/ to the same pages
     FilesWriter(build_directory=str(pages)).write(page, resources, source.stem)
+    return f"{source.stem}: {time.perf_counter() - began:.0f} s"
 
 
 def main() -> None:
@@ -46,10 +49,10 @@ def main() -> None:
         if (0, 8) <= jax.__version_info__ < (0, 11):  # half the time to compile, as in tests/conftest.py
             os.environ["XLA_FLAGS"] = f"--xla_cpu_use_fusion_emitters=false {os.environ.get('XLA_FLAGS', '')}"
         named = [REPOSITORY / f"notebooks/{name}.py" for name in sys.argv[1:]]
-        for source in named or sorted((REPOSITORY / "notebooks").glob("*.py")):
-            began = time.perf_counter()
-            render(source)
-            print(f"{source.stem}: {time.perf_counter() - began:.0f} s", flush=True)
+        sources = named or sorted((REPOSITORY / "notebooks").glob("*.py"))
+        with ThreadPoolExecutor(2) as two:  # a notebook compiles on one core most of its time
+            for done in as_completed([two.submit(render, source) for source in sources]):
+                print(done.result(), flush=True)
 
 
 if __name__ == "__main__":

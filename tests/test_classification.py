@@ -41,6 +41,7 @@ def rho_of(path):
     return jax.vmap(lambda network: network.modes().rho())(path.networks)
 
 
+@pytest.mark.slow
 def test_the_flow_reaches_log_loss_minus_1e10_at_the_maximum_l1_margin(far):
     assert far.converged
     assert far.steps + far.rejected_steps <= 1500
@@ -60,6 +61,7 @@ def test_singular_vector_residual_falls_along_the_flow(far):
     assert jnp.all(jnp.diff(residuals) < 0)
 
 
+@pytest.mark.slow
 def test_log_time_agrees_with_integration_in_plain_time():
     path = gflow.flow(START, PAPER, until=gflow.LogLoss(-10.0), method=gflow.Weights(rtol=1e-10))
     plain = gflow.flow(
@@ -117,6 +119,7 @@ def test_a_plateau_at_a_tiny_scale_is_not_an_end():
     assert path.converged
 
 
+@pytest.mark.slow
 def test_identical_labels_duplicates_and_ties_are_no_obstacle():
     X = jnp.array([[1.0, 2.0], [1.0, 2.0], [2.0, 1.0]])
     problem = gflow.Classification(X, jnp.ones(3), gflow.logistic)
@@ -201,6 +204,7 @@ def test_deeper_diagonal_networks_end_at_stationary_points_of_the_quasi_norm(dep
     assert jnp.all(jnp.diff(residuals[:3]) < 0)
 
 
+@pytest.mark.slow
 def test_a_scale_of_ten_to_the_minus_thousand_is_an_ordinary_number(gaussian):
     network = gflow.Diagonal((jnp.ones(10), jnp.zeros(10)))
     log_scale = -1000 * np.log(10.0)
@@ -209,6 +213,7 @@ def test_a_scale_of_ten_to_the_minus_thousand_is_an_ordinary_number(gaussian):
     assert float(gflow.angle(path.directions, maximum_l1_margin(gaussian))[-1]) < 1e-4
 
 
+@pytest.mark.slow
 def test_the_linear_model_follows_soudry_and_others():
     problem = gflow.Classification([[1.0, 2.0], [0.0, -3.0], [3.0, 3.0]], [1.0, -1.0, 1.0])
     path = gflow.flow(gflow.Diagonal(([0.3, -0.2],)), problem, until=gflow.LogLoss(-1e6))

@@ -311,6 +311,7 @@ def test_rows_are_thinned_evenly_and_end_at_the_end():
         np.testing.assert_array_equal(few.log_losses, every.log_losses[jnp.array(at)])
 
 
+@pytest.mark.slow
 def test_derivatives_go_through_paths_by_default():
     problem, start = gflow.Regression(X, Y), NETWORKS["fully-connected"]
 

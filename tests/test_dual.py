@@ -260,6 +260,7 @@ def test_targets_of_zero_are_reached_in_a_few_steps_and_answered(L, rows):
         assert np.abs(seen @ end.coefficients).max() <= 1e-12 * np.abs(start).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("L", [2, 3])
 def test_what_collinear_rows_ask_of_small_coordinates_is_answered_to_the_data_s_own_digits(L):
     """Round-off of y, of which little is left along the columns of a basis, asks 1e8 times as much of its ρ."""
@@ -283,6 +284,7 @@ def more_points_than_coordinates(seed):
         return gflow.Regression(X, y), np.array(mp.lu_solve(A.T * A, A.T * mp.matrix(y.tolist())), float).ravel()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("L", [2, 3])
 def test_least_squares_are_right_coordinate_by_coordinate_whatever_the_columns_sizes(L):
     weights = normals(L, *[(4,)] * L)
@@ -295,6 +297,7 @@ def test_least_squares_are_right_coordinate_by_coordinate_whatever_the_columns_s
         assert gflow.limit(gflow.Diagonal(weights), fitting, log_alpha=-9.0).converged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight", [-1.0, 0.6], ids=["free", "tied"])
 def test_least_squares_have_the_derivatives_of_least_squares(weight):
     """At a positive loss the residual turns with X, and takes the outputs' range with it."""

@@ -94,6 +94,7 @@ def test_limits_are_where_the_weights_end(network, dynamics, problem):
     assert distance(scipy_end(network, problem).coefficients(), truth.coefficients()) > 1e-3
 
 
+@pytest.mark.slow
 def test_momentum_keeps_layers_that_start_equal_in_size_to_their_signs(problem):
     v = jnp.abs(TWO.weights[0])
     network = gflow.Diagonal((v, v * jnp.array([1, 1, 1, 1, -1, -1, 1, 1.0])))
@@ -119,6 +120,7 @@ def test_few_steps_are_a_status(problem):
     assert gflow.Status[end.status] == "step limit"
 
 
+@pytest.mark.slow
 def test_momentum_of_little_inertia_ends_where_gradient_flow_does(problem):
     end, plain = gflow.limit(TWO, problem, dynamics=gflow.Momentum(1e-5)), gflow.limit(TWO, problem)
     assert end.converged
@@ -195,6 +197,7 @@ def test_paths_are_those_of_the_weights(dynamics, problem):
     assert np.abs(expected - scipy_weights(TWO, problem, None, times)).max() > 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("d", "least", "dynamics", "log_loss"),
     [

@@ -369,6 +369,7 @@ def test_a_theorem_asked_by_itself_refuses_what_it_is_not_about(family, unchecke
 # Several outputs.
 
 
+@pytest.mark.slow
 def test_matrix_valued_regression_has_a_path_and_a_limit_with_an_honest_error():
     path = gflow.flow(MATRICES, OUTPUTS)
     assert path.converged

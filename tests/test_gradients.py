@@ -101,6 +101,7 @@ def test_jacobians_batch_and_agree_in_both_modes():
     np.testing.assert_allclose(X @ forward, jnp.broadcast_to(jnp.eye(3), (3, 3, 3)), rtol=0, atol=1e-9)  # Xβ = y
 
 
+@pytest.mark.slow
 def test_second_derivatives_are_those_of_the_solution():
     X, y, log_alpha, weights = setup(2)
     first = jax.grad(lambda y: jnp.sum(jnp.sin(dual_end(X, y, log_alpha, weights))))
@@ -121,6 +122,7 @@ def end_of_theorem_5(X, y):
     return gflow.limit(gflow.Diagonal(([1.0, 0.7], [0.0, 0.0])), gflow.Regression(X, y)).coefficients
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jacobian", [jax.jacfwd, jax.jacrev])
 def test_targets_and_inputs_of_zero_have_the_derivatives_of_the_closed_form(jacobian):
     derivatives = jax.jit(jacobian(end_of_theorem_5, argnums=(0, 1)))

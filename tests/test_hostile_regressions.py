@@ -60,6 +60,7 @@ def test_a_limit_at_a_positive_loss_is_the_least_squares_point():
     assert distance(end.coefficients, merged.coefficients) <= 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("second", "target"), [([1.0, 2, 3], 1.0), ([0.0, 0, 0], 0.0)])
 def test_dependent_rows_are_solved_like_others(second, target):
     rows, y = [[1.0, 2, 3], second], [1.0, target]
@@ -190,6 +191,7 @@ def test_near_ties_of_a_few_units_of_round_off_start_where_they_are():
     np.testing.assert_allclose(systems.start, expected, rtol=1e-14)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [1.0, 1e7])
 def test_round_off_in_targets_of_more_points_than_coordinates_is_in_the_error(columns):
     # y = Xβ but for its round-off: the least-squares point of what is left of it, ill-conditioned or not.

@@ -99,6 +99,7 @@ def test_refusals_say_what_to_do(one_point):
     assert gflow.limit(single, data, tolerance=0.01).converged
 
 
+@pytest.mark.slow
 def test_more_points_than_inputs_are_fitted_where_they_can_be():
     X, beta = np.random.default_rng(0).normal(size=(8, 3)), np.array([1.0, -1.0, 2.0])
     for start in (initial.diagonal(jnp.full(3, 0.1)), initial.fully_connected(jnp.full(3, 0.1))):
@@ -133,6 +134,7 @@ def test_inputs_of_another_length_are_named(one_point):
         gflow.limit(initial.diagonal(jnp.ones(3)), one_point)
 
 
+@pytest.mark.slow
 def test_rows_that_all_but_depend_on_each_other_are_not_taken_for_fitted():
     """Both stopping points lie before their difference has moved, and so does a residual of nine digits."""
     network = gflow.Diagonal((jnp.array([1.0, 0.8, 0.6]), jnp.array([0.3, -0.2, 0.4])))

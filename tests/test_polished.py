@@ -173,6 +173,7 @@ def test_derivatives_of_a_direction_are_those_of_its_equations():
     assert jnp.linalg.norm(expected) > 0.1
 
 
+@pytest.mark.slow
 def test_where_nothing_is_polished_nor_a_theorem_has_a_residual_nothing_is_certified():
     """There are turns alone in float32, and the plateau at (1, 0) hardly turns."""
     weights = tuple(jnp.array(v, jnp.float32) for v in ([1.0, 1e-4], [0.3, 3e-5]))
@@ -223,6 +224,7 @@ def test_rows_that_are_all_but_the_same_are_told_apart(gap):
     assert jnp.all(end.error <= 1e-8)
 
 
+@pytest.mark.slow
 def test_points_that_all_but_contradict_each_other_are_solved_for_to_their_round_off():
     """The margin is 1e-5 of the rows, whose terms in the weights cancel."""
     A = np.concatenate([X[:2], -X[:2]])

@@ -140,6 +140,7 @@ def test_a_regression_ends_where_the_whole_network_does(name):
     assert furthest(path.network, whole_path.network) < 1e-10
 
 
+@pytest.mark.slow
 def test_a_nonlinear_regression_ends_where_the_whole_network_does():
     network, problem = CASES["nonlinear"][0], gflow.Regression(X, jnp.array([0.5, -0.3, 0.2]))
     exact = gflow.limit(gflow.Nonlinear(whole(network.network), jnp.tanh), problem, tolerance=2e-11)
@@ -195,6 +196,7 @@ def test_a_basis_moves_with_rows_of_any_size(size):
     np.testing.assert_allclose(moved.T @ Q + Q.T @ moved, 0.0, rtol=0, atol=1e-14)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", [X[0], -2 * X[0], jnp.zeros(D)], ids=["repeated", "multiple", "zero"])
 def test_dependent_rows_have_a_basis_and_the_same_limit(row):
     inputs = jnp.stack([X[0], row, X[1]])
@@ -246,6 +248,7 @@ def test_rows_of_a_path_are_small_until_they_are_asked_for():
     np.testing.assert_allclose(unmoved.weights[0][0], network.weights[0], rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_lanes_are_those_of_single_calls():
     network, scales = CASES["many hidden units"][0], jnp.array([0.3, 1.0])
     problem = gflow.Regression(X, Y)
@@ -286,6 +289,7 @@ def test_a_loss_that_the_whole_network_misses_is_not_certified():
     assert path.status == gflow.Status.not_certified
 
 
+@pytest.mark.slow
 def test_a_turn_is_that_of_all_weights():
     found = CASES["nonlinear"][0].reduced(X)
     problem = LABELS.with_inputs(found.X)

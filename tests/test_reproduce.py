@@ -23,6 +23,7 @@ def runs(store):
     return reproduce.experiment(regression, ["diagonal"], store)
 
 
+@pytest.mark.slow
 def test_a_second_call_reads_what_the_first_has_kept(runs, store, monkeypatch):
     monkeypatch.setattr("gflow._sweep.verb.work", lambda *chunk: pytest.fail("computed again"))
     again = reproduce.experiment(reproduce.tasks()[0], ["diagonal"], store)

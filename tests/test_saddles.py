@@ -128,6 +128,7 @@ def test_the_staircase_ends_at_the_minimum_of_the_linear_program(L):
     assert left > 0  # some coordinate leaves again
 
 
+@pytest.mark.slow
 def test_the_staircase_ends_where_the_limit_of_a_tiny_scale_is():
     for seed in range(6):
         network, problem = drawn(seed, 3)
@@ -235,6 +236,7 @@ def test_averages_of_the_staircase_are_the_lasso_unless_a_coordinate_returns(L):
     assert kinds == {False, True}
 
 
+@pytest.mark.slow
 def test_averages_of_the_dual_flow_near_the_lasso_like_one_over_log_alpha():
     X, y = normals(42, (2, 4), 2)
     problem = gflow.Regression(X, y)

@@ -50,6 +50,7 @@ def test_only_data_that_are_not_separable_are_called_so(gap, hopeless):
     assert (end.status == gflow.Status.no_descent) == hopeless
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("c", [2.0**-60, 2.0**60])
 def test_inputs_in_another_unit_have_the_same_direction(c):
     """f(cx; Θ) = f(x; c^{1/L} Θ), whose flow is the same in another time."""

@@ -56,6 +56,7 @@ def test_data_that_are_not_separable_have_no_vertex():
     assert not SOLVE(jnp.asarray(A)).is_unique.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("left", "right", "unique"), [(1.0, 1.0, False), (1.0, 1.1, True), (1.0, jnp.inf, True)])
 def test_a_vertex_is_unique_where_no_other_costs_as_little(left, right, unique):
     found = vertex(jnp.array([[1.0, 1.0]]), jnp.array([left, right]), jnp.ones(2))

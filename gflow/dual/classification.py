@@ -300,6 +300,14 @@ def _vertex_near(A: Float[Array, "n m"], rho: Float[Array, " m"], depth: int) ->
 _ALIVE = 1e-20  # ρ_j, relative: what does not grow is smaller at the losses that are reached
 
 
+class _State(NamedTuple):
+    """Where the flow is, ν or the angles; and the logits of the points' shares, in units in which the tolerance on
+    angles is one of 1 on them."""
+
+    place: Array
+    logits: Float[Array, " n"]
+
+
 class _CappedFlow(eqx.Module):
     """The flow of the angles at one cap κ."""
 
@@ -319,51 +327,60 @@ class _CappedFlow(eqx.Module):
     def start(self) -> Array:
         return jnp.zeros(len(self.A), self.A.dtype) if self.nu_is_state else self.coordinates.start
 
-    def angles(self, state: Array) -> Float[Array, " m"]:
-        return self.coordinates.start + self.A.T @ state if self.nu_is_state else state
+    def angles(self, place: Array) -> Float[Array, " m"]:
+        return self.coordinates.start + self.A.T @ place if self.nu_is_state else place
 
     def _log_loss(self, margins: Float[Array, " n"]) -> Scalar:
         return self.problem.log_loss(self.problem.y * margins)
 
-    def capped_margins(self, state: Array) -> tuple[Float[Array, " n"], Scalar]:
+    def capped_margins(self, place: Array) -> tuple[Float[Array, " n"], Scalar]:
         """k e^{−R} m and log k, where k = 1 unless that would make the smallest margin exceed ±κ."""
-        rho, R = self.coordinates.unit_rho(self.angles(state))
+        rho, R = self.coordinates.unit_rho(self.angles(place))
         m = self.A @ rho
         least = jnp.abs(jnp.min(m))
         log_largest = jnp.log(self.cap) - jnp.log(jnp.where(least > 0, least, 1.0))
         log_k = jnp.where(least > 0, jnp.minimum(R, log_largest), R)
         return jnp.exp(log_k) * m, R - log_k
 
-    def log_s(self, state: Array) -> Scalar:
+    def log_s(self, place: Array) -> Scalar:
         """log(−log L); NaN where L > 1."""
-        margins, log_shrink = self.capped_margins(state)
+        margins, log_shrink = self.capped_margins(place)
         return log_shrink + jnp.log(-self._log_loss(margins))
 
-    def loss_is_small(self, state: Array) -> Scalar:
-        """Positive where −log L > 1, by more than errors in the angles make of the terms of the margins."""
-        margins, log_shrink = self.capped_margins(state)
-        rho, R = self.coordinates.unit_rho(self.angles(state))
-        error = 100 * self.coordinates.depth * self.tolerance * jnp.max(jnp.abs(self.A) @ jnp.abs(rho))
-        error = error * jnp.exp(R - log_shrink)
-        return jnp.exp(jnp.minimum(log_shrink, 100.0)) * (-self._log_loss(margins) - error) - 1.0
+    def loss_is_small(self, place: Array) -> Scalar:
+        """Positive where −log L > 1, by more than round-off makes of the terms of the margins: log s there, so that
+        its zero is found from where s is a power of e^1000, and ∓log(2 ± |s|) below."""
+        margins, log_shrink = self.capped_margins(place)
+        rho, R = self.coordinates.unit_rho(self.angles(place))
+        n, m = self.A.shape
+        round_off = 10 * m * jnp.finfo(rho.dtype).eps * jnp.exp(R - log_shrink) * (jnp.abs(self.A) @ jnp.abs(rho))
+        log_loss = self._log_loss(margins - round_off)
+        log_size = log_shrink + jnp.log(jnp.abs(log_loss))
+        below = -jnp.log(2 - jnp.exp(jnp.minimum(log_size, 0.0)))
+        return jnp.where(
+            log_loss < 0, jnp.where(log_size > 0, log_size, below), -jnp.logaddexp(math.log(2), log_size)
+        )
 
-    def is_stuck(self, state: Array) -> Bool[Array, ""]:
+    def logits(self, state: _State) -> Float[Array, " n"]:
+        return state.logits / self.tolerance
+
+    def shares(self, state: _State) -> Float[Array, " n"]:
+        return jax.nn.softmax(self.logits(state))
+
+    def is_stuck(self, state: _State) -> Bool[Array, ""]:
         """Whether Aᵀq all but vanishes, relative to its terms: the flow rests, or is too slow to arrive."""
-        q = self.multipliers(state)
+        q = self.shares(state)
         return jnp.linalg.norm(self.A.T @ q) < STUCK * jnp.sum(q * jnp.linalg.norm(self.A, axis=1))
 
-    def multipliers(self, state: Array) -> Float[Array, " n"]:
-        q = -jax.grad(self._log_loss)(self.capped_margins(state)[0])
-        return q / jnp.sum(q)
-
-    def velocity(self, state: Array, log_fastest: Array | float = jnp.inf) -> Array:
-        """The state's derivative in a clock in which no angle moves faster than 1, where log dx/dζ is held below
-        `log_fastest`."""
-        q = self.multipliers(state) / jnp.max(jnp.linalg.norm(self.A, axis=1))
+    def rates(self, place: Array, log_fastest: Array | float = jnp.inf) -> Float[Array, " m"]:
+        """dx/dζ, held below e^`log_fastest`, in units of the largest."""
         if self.nu_is_state:
-            return q
-        log_rate = jnp.minimum(-self.coordinates.log_zeta_slope(state), log_fastest)
-        return jnp.exp(log_rate - jnp.max(log_rate)) * (self.A.T @ q)
+            return jnp.ones_like(self.coordinates.start)
+        log_rate = jnp.minimum(-self.coordinates.log_zeta_slope(place), log_fastest)
+        return jnp.exp(log_rate - jax.lax.stop_gradient(jnp.max(log_rate)))
+
+    def velocity(self, rates: Float[Array, " m"], q: Float[Array, " n"]) -> Array:
+        return q if self.nu_is_state else rates * (self.A.T @ q)
 
 
 class _Run(NamedTuple):
@@ -382,23 +399,54 @@ class _Clocked(eqx.Module):
     With three layers and more the coordinates that are awake move α^{2−L} times as fast as those asleep. They balance
     each other meanwhile, and do so as well where they move only `_AWAKE` κ times as fast as at the start: it shifts the
     times at which others awake by the inverse of that, which two caps show.
+
+    The logits are functions of the place, −k m, but steep ones: of errors of the angles they show κ times as much, and
+    more where a margin is small beside its terms. As state of their own, which follows them at once, they are unknowns
+    of each implicit step beside the angles, and its equations are all but linear in both.
     """
 
     flow: _CappedFlow
     falling: Bool[Array, ""]  # whether log s is the clock
 
-    def __call__(self, tau: Scalar, state: Array) -> Array:
+    def __call__(self, tau: Scalar, state: _State) -> _State:
+        velocity = jax.lax.cond(self.falling, lambda: self._by_loss(tau, state), lambda: self._at_unit_speed(state))
+        off = self.wanted(tau, state.place) - self.flow.logits(state)
+        return _State(velocity, self.flow.tolerance / _LAG * off)
+
+    def wanted(self, tau: Scalar, place: Array) -> Float[Array, " n"]:
+        """The logits: log(−ℓ′(k m)), relative to ks where the loss is e^{−s} at log s = τ."""
+        flow = self.flow
+        waiting, _ = flow.capped_margins(place)
+        margins = jnp.where(self.falling, self._falling_margins(tau, place), waiting)
+        log_slopes = flow.problem.log_slopes(margins)
+        return log_slopes + jnp.where(self.falling, jnp.minimum(jnp.exp(tau), flow.cap), 0.0)
+
+    def _falling_margins(self, tau: Scalar, place: Array) -> Float[Array, " n"]:
+        """k m where ks = min(s, κ)."""
+        rho, R = self.flow.coordinates.unit_rho(self.flow.angles(place))
+        return jnp.exp(R - jax.nn.relu(tau - jnp.log(self.flow.cap))) * (self.flow.A @ rho)
+
+    def _at_unit_speed(self, state: _State) -> Array:
         flow, coordinates = self.flow, self.flow.coordinates
         asleep = jnp.minimum(*(coordinates.log_zeta_slope(x) for x in (coordinates.start, 0 * coordinates.start)))
-        log_fastest = math.log(_AWAKE) + jnp.log(flow.cap) - asleep
-        velocity = flow.velocity(state, jnp.where(self.falling, jnp.inf, log_fastest))
+        q, rates = flow.shares(state), flow.rates(state.place, math.log(_AWAKE) + jnp.log(flow.cap) - asleep)
+        # The pulls of awake coordinates are balanced: the clock goes on with the others.
+        speeds = jnp.sqrt((flow.A.T @ q) ** 2 + (_BALANCED * (jnp.abs(flow.A).T @ q)) ** 2)
+        return flow.velocity(rates, q) / (rates @ speeds)
 
-        def rate(state: Array, velocity: Array) -> Scalar:
-            return jax.jvp(flow.log_s, (state,), (velocity,))[1]
+    def _by_loss(self, tau: Scalar, state: _State) -> Array:
+        """d log s/dτ = 1, and more or less than that where the loss is not e^{−s}."""
+        flow, x = self.flow, self.flow.angles(state.place)
+        q, rates, logits = flow.shares(state), flow.rates(state.place), flow.logits(state)
+        slopes = jax.vmap(jax.grad(flow.problem.loss))(self._falling_margins(tau, state.place))
+        loss, slope = jnp.sum(jnp.exp(logits) / -slopes), jnp.sum(jnp.exp(logits))
+        log_growth = flow.coordinates.log_rho_slope(x) - tau
+        growth = jnp.sum(jnp.exp(log_growth) * rates * (flow.A.T @ q) ** 2)  # of the margin, in units of s
+        return flow.velocity(rates, q) * loss**2 / (slope * growth)
 
-        return velocity / jax.lax.cond(self.falling, rate, lambda *_: jnp.ones((), state.dtype), state, velocity)
 
-
+_LAG = 1e-9  # of either clock, behind which the logits are
+_BALANCED = 1e-5  # of a pull's terms: below that it does not count for the clock
 _AWAKE = 1e4  # with κ = 1e4 rates of 1e8, of which float64 leaves eight digits
 
 
@@ -408,9 +456,9 @@ class _LossIsSmall(eqx.Module):
     flow: _CappedFlow
     falling: Bool[Array, ""]
 
-    def __call__(self, tau: Scalar, state: Array) -> Array:
-        value = jnp.where(self.falling, -1.0, self.flow.loss_is_small(state))
-        return value if _can_find_roots(state.dtype) else value > 0
+    def __call__(self, tau: Scalar, state: _State) -> Array:
+        value = jnp.where(self.falling, -1.0, self.flow.loss_is_small(state.place))
+        return value if _can_find_roots(self.flow.A.dtype) else value > 0
 
 
 def _can_find_roots(dtype: Any) -> bool:
@@ -423,7 +471,7 @@ class _IsStuck(eqx.Module):
     flow: _CappedFlow
     falling: Bool[Array, ""]
 
-    def __call__(self, tau: Scalar, state: Array) -> Bool[Array, ""]:
+    def __call__(self, tau: Scalar, state: _State) -> Bool[Array, ""]:
         return ~self.falling & self.flow.is_stuck(state)
 
 
@@ -435,23 +483,24 @@ def _run(flow: _CappedFlow, decades: Float[Array, " T"], max_steps: int) -> _Run
     solver = diffrax.Kvaerno5(
         # Full Newton: with the tie of margins a chord iteration takes ten times the steps. It stops at a change ten
         # times the tolerance, since the next would be its square; much less would be round-off on long steps.
-        root_finder=implicit.RoundOffNewton(relative, 10 * flow.tolerance, kappa=1.0, once=False)
+        root_finder=implicit.RoundOffNewton(relative, NEWTON * flow.tolerance, kappa=1.0, once=False)
     )
     small_from_the_start = flow.loss_is_small(flow.start) > 0
     nothing_to_wait_for = small_from_the_start | (decades[-1] <= _NOW)
     last = decades[-1] * _LN10
 
-    def follow(state: Array, falling: Bool[Array, ""]) -> tuple[Array, tuple[Run, Scalar]]:
-        log_s = flow.log_s(state)
+    def follow(place: Array, falling: Bool[Array, ""]) -> tuple[Array, tuple[Run, Scalar]]:
+        log_s = flow.log_s(place)
         log_s = jnp.where(jnp.isfinite(log_s), log_s, last)  # a lane that got no farther has nothing to integrate
         times = jnp.where(falling, jnp.maximum(decades * _LN10, log_s), jnp.inf)
         wait = jnp.where(nothing_to_wait_for, 0.0, jnp.asarray(_LONGEST_WAIT, dtype))
+        field, first = _Clocked(flow, falling), jnp.where(falling, log_s, 0.0)
         run = integrate(
             Integration(
-                field=_Clocked(flow, falling),
+                field=field,
                 solver=solver,
-                start=state,
-                first=jnp.where(falling, log_s, 0.0),
+                start=_State(place, flow.tolerance * field.wanted(first, place)),
+                first=first,
                 last=jnp.where(falling, jnp.maximum(last, log_s), wait),
                 rtol=relative,
                 atol=flow.tolerance,
@@ -463,16 +512,17 @@ def _run(flow: _CappedFlow, decades: Float[Array, " T"], max_steps: int) -> _Run
                 max_steps=max_steps,
             )
         )
-        return run.state, (run, log_s)
+        return run.state.place, (run, log_s)
 
     _, (runs, log_ss) = jax.lax.scan(follow, flow.start, jnp.array([False, True]))  # one program for both
     first, second = (jax.tree.map(lambda v, i=i: v[i], runs) for i in (0, 1))
-    state, log_s = first.state, log_ss[1]
+    place, log_s = first.state.place, log_ss[1]
     kept, states = second.rows.kept, second.rows.states
 
-    def read(state: Array, decade: Scalar, kept: Bool[Array, ""]) -> tuple[Array, Array]:
-        reached = kept & (decade * _LN10 >= log_s) & (flow.loss_is_small(state) > -1e-3)
-        return jax.tree.map(lambda v: jnp.where(reached, v, jnp.nan), (flow.angles(state), flow.multipliers(state)))
+    def read(state: _State, decade: Scalar, kept: Bool[Array, ""]) -> tuple[Array, Array]:
+        reached = kept & (decade * _LN10 >= log_s) & (flow.loss_is_small(state.place) > -1e-3)
+        found = flow.angles(state.place), flow.shares(state)
+        return jax.tree.map(lambda v: jnp.where(reached, v, jnp.nan), found)
 
     angles, multipliers = jax.vmap(read)(states, decades, kept)
     out_of_steps = (first.result == diffrax.RESULTS.max_steps_reached) | (
@@ -480,7 +530,7 @@ def _run(flow: _CappedFlow, decades: Float[Array, " T"], max_steps: int) -> _Run
     )
     # The first phase ends well only where the loss is small: at its end in vain, or all but stuck.
     ended = (first.result == diffrax.RESULTS.successful) | (first.result == diffrax.RESULTS.event_occurred)
-    in_vain = ended & ~small_from_the_start & ~(flow.loss_is_small(state) > -1e-3)
+    in_vain = ended & ~small_from_the_start & ~(flow.loss_is_small(place) > -1e-3)
     return _Run(
         angles=angles,
         multipliers=multipliers,
@@ -494,5 +544,7 @@ def _run(flow: _CappedFlow, decades: Float[Array, " T"], max_steps: int) -> _Run
     )
 
 
+import os
+NEWTON=float(os.environ.get('NEWTON','1e-2'))
 _NOW = -300.0  # of log₁₀(−log L): a loss so near to 1 has been passed at the start, and nothing is integrated
 _LONGEST_WAIT = 1e12  # of the bounded clock, in which coordinates that are asleep move at 1e-8 or faster

@@ -69,6 +69,7 @@ def _directions(
     cap: Scalar,
     rtol: Scalar,
     max_steps: int,
+    exact: bool = True,
 ) -> _Directions:
     """Rows at log₁₀(−log L) = `decades`; `rtol` is the absolute tolerance on angles, hence relative on every ρ_j."""
     c = exponent_of(jnp.max(jnp.abs(found.Z)))
@@ -77,7 +78,7 @@ def _directions(
     A = problem.y[:, None] * ldexp(found.Z, -c)
 
     def run(cap: Scalar) -> _Run:
-        return _run(_CappedFlow(coordinates, A, problem, cap, rtol), decades, max_steps)
+        return _run(_CappedFlow(coordinates, A, problem, cap, rtol, exact), decades, max_steps)
 
     # map, not vmap, under which both would take the steps of the slower
     runs = jax.lax.map(run, cap * jnp.array([0.1, 1.0], A.dtype))
@@ -220,7 +221,7 @@ def direction(
         decades = jnp.log10(-log_loss) * jnp.array(READINGS, found.Z.dtype)
         if two_layers is not None:
             decades = jnp.where(two_layers.is_unique, _NOW, decades)
-        reached, off = _reached(_directions(problem, found, decades, log_alpha, cap, rtol, max_steps), found)
+        reached, off = _reached(_directions(problem, found, decades, log_alpha, cap, rtol, max_steps, False), found)
         end = _vertex_near(margins_of, reached.rho, depth) if two_layers is None else two_layers
         certain = end.is_unique
         if two_layers is None:
@@ -316,6 +317,7 @@ class _CappedFlow(eqx.Module):
     problem: Classification
     cap: Scalar
     tolerance: Scalar  # on the angles
+    exact: bool = eqx.field(static=True)  # whether rows are at the losses asked for, or near them
 
     @property
     def nu_is_state(self) -> bool:
@@ -353,7 +355,7 @@ class _CappedFlow(eqx.Module):
         margins, log_shrink = self.capped_margins(place)
         rho, R = self.coordinates.unit_rho(self.angles(place))
         n, m = self.A.shape
-        round_off = 10 * m * jnp.finfo(rho.dtype).eps * jnp.exp(R - log_shrink) * (jnp.abs(self.A) @ jnp.abs(rho))
+        round_off = 100 * m * jnp.finfo(rho.dtype).eps * jnp.exp(R - log_shrink) * (jnp.abs(self.A) @ jnp.abs(rho))
         log_loss = self._log_loss(margins - round_off)
         log_size = log_shrink + jnp.log(jnp.abs(log_loss))
         below = -jnp.log(2 - jnp.exp(jnp.minimum(log_size, 0.0)))
@@ -362,7 +364,12 @@ class _CappedFlow(eqx.Module):
         )
 
     def logits(self, state: _State) -> Float[Array, " n"]:
-        return state.logits / self.tolerance
+        u = state.logits / self.tolerance
+        return jnp.where(u < 0, -jnp.expm1(-jnp.minimum(u, 0.0)), u)
+
+    def state_of(self, place: Array, logits: Float[Array, " n"]) -> _State:
+        u = jnp.where(logits < 0, -jnp.log1p(-jnp.minimum(logits, 0.0)), logits)
+        return _State(place, self.tolerance * u)
 
     def shares(self, state: _State) -> Float[Array, " n"]:
         return jax.nn.softmax(self.logits(state))
@@ -407,42 +414,57 @@ class _Clocked(eqx.Module):
 
     flow: _CappedFlow
     falling: Bool[Array, ""]  # whether log s is the clock
+    unit: Scalar
 
     def __call__(self, tau: Scalar, state: _State) -> _State:
         velocity = jax.lax.cond(self.falling, lambda: self._by_loss(tau, state), lambda: self._at_unit_speed(state))
-        off = self.wanted(tau, state.place) - self.flow.logits(state)
+        off = self.wanted(tau, state) - self.flow.logits(state)
         return _State(velocity, self.flow.tolerance / _LAG * off)
 
-    def wanted(self, tau: Scalar, place: Array) -> Float[Array, " n"]:
+    def wanted(self, tau: Scalar, state: _State) -> Float[Array, " n"]:
         """The logits: log(−ℓ′(k m)), relative to ks where the loss is e^{−s} at log s = τ."""
         flow = self.flow
-        waiting, _ = flow.capped_margins(place)
-        margins = jnp.where(self.falling, self._falling_margins(tau, place), waiting)
+        margins = jnp.where(self.falling, self._falling_margins(tau, state.place), self._waiting_margins(state))
         log_slopes = flow.problem.log_slopes(margins)
-        return log_slopes + jnp.where(self.falling, jnp.minimum(jnp.exp(tau), flow.cap), 0.0)
+        level = -flow.shares(state) @ log_slopes
+        return log_slopes + jnp.where(self.falling, jnp.minimum(jnp.exp(tau), flow.cap), level)
 
     def _falling_margins(self, tau: Scalar, place: Array) -> Float[Array, " n"]:
         """k m where ks = min(s, κ)."""
         rho, R = self.flow.coordinates.unit_rho(self.flow.angles(place))
         return jnp.exp(R - jax.nn.relu(tau - jnp.log(self.flow.cap))) * (self.flow.A @ rho)
 
+    def _waiting_margins(self, state: _State) -> Float[Array, " n"]:
+        """k m where k is 1 unless their mean would exceed ±κ."""
+        rho, R = self.flow.coordinates.unit_rho(self.flow.angles(state.place))
+        m = self.flow.A @ rho
+        mean = jnp.abs(self.flow.shares(state) @ m)
+        log_largest = jnp.log(self.flow.cap) - jnp.log(jnp.where(mean > 0, mean, 1.0))
+        return jnp.exp(jnp.where(mean > 0, jnp.minimum(R, log_largest), R)) * m
+
     def _at_unit_speed(self, state: _State) -> Array:
         flow, coordinates = self.flow, self.flow.coordinates
         asleep = jnp.minimum(*(coordinates.log_zeta_slope(x) for x in (coordinates.start, 0 * coordinates.start)))
         q, rates = flow.shares(state), flow.rates(state.place, math.log(_AWAKE) + jnp.log(flow.cap) - asleep)
         # The pulls of awake coordinates are balanced: the clock goes on with the others.
-        speeds = jnp.sqrt((flow.A.T @ q) ** 2 + (_BALANCED * (jnp.abs(flow.A).T @ q)) ** 2)
+        tiny = jnp.finfo(q.dtype).tiny  # where both are 0 the root would have no derivative
+        speeds = jnp.sqrt((flow.A.T @ q) ** 2 + (_BALANCED * (jnp.abs(flow.A).T @ q)) ** 2 + tiny)
         return flow.velocity(rates, q) / (rates @ speeds)
+
+    def pace(self, tau: Scalar, state: _State) -> Scalar:
+        """The factor of the velocity with which d log s/dτ = 1."""
+        flow, x = self.flow, self.flow.angles(state.place)
+        q, rates = flow.shares(state), flow.rates(state.place)
+        growth = jnp.exp(flow.coordinates.log_rho_slope(x) - tau) * rates * (flow.A.T @ q) ** 2
+        slopes = jnp.exp(flow.logits(state))
+        losses = slopes / -jax.vmap(jax.grad(flow.problem.loss))(self._falling_margins(tau, state.place))
+        return jnp.sum(losses) / (jnp.sum(slopes) * jnp.sum(growth))  # of the margin, in units of s
 
     def _by_loss(self, tau: Scalar, state: _State) -> Array:
         """d log s/dτ = 1, and more or less than that where the loss is not e^{−s}."""
-        flow, x = self.flow, self.flow.angles(state.place)
-        q, rates, logits = flow.shares(state), flow.rates(state.place), flow.logits(state)
-        slopes = jax.vmap(jax.grad(flow.problem.loss))(self._falling_margins(tau, state.place))
-        loss, slope = jnp.sum(jnp.exp(logits) / -slopes), jnp.sum(jnp.exp(logits))
-        log_growth = flow.coordinates.log_rho_slope(x) - tau
-        growth = jnp.sum(jnp.exp(log_growth) * rates * (flow.A.T @ q) ** 2)  # of the margin, in units of s
-        return flow.velocity(rates, q) * loss**2 / (slope * growth)
+        flow = self.flow
+        slopes, rates = jnp.exp(flow.logits(state)), flow.rates(state.place)
+        return flow.velocity(rates, slopes) * (self.pace(tau, state) if flow.exact else self.unit)
 
 
 _LAG = 1e-9  # of either clock, behind which the logits are
@@ -480,10 +502,11 @@ def _run(flow: _CappedFlow, decades: Float[Array, " T"], max_steps: int) -> _Run
     dtype = flow.A.dtype
     eps = float(jnp.finfo(dtype).eps)
     relative = jnp.maximum(450 * eps * flow.cap, eps)  # round-off in the angles moves q by κ times as much
+    rough = NEWTON * flow.tolerance * jnp.append(jnp.ones_like(flow.start), jnp.full(len(flow.A), LNEWTON))
     solver = diffrax.Kvaerno5(
         # Full Newton: with the tie of margins a chord iteration takes ten times the steps. It stops at a change ten
         # times the tolerance, since the next would be its square; much less would be round-off on long steps.
-        root_finder=implicit.RoundOffNewton(relative, NEWTON * flow.tolerance, kappa=1.0, once=False)
+        root_finder=implicit.RoundOffNewton(relative, rough, kappa=1.0, once=False)
     )
     small_from_the_start = flow.loss_is_small(flow.start) > 0
     nothing_to_wait_for = small_from_the_start | (decades[-1] <= _NOW)
@@ -494,12 +517,16 @@ def _run(flow: _CappedFlow, decades: Float[Array, " T"], max_steps: int) -> _Run
         log_s = jnp.where(jnp.isfinite(log_s), log_s, last)  # a lane that got no farther has nothing to integrate
         times = jnp.where(falling, jnp.maximum(decades * _LN10, log_s), jnp.inf)
         wait = jnp.where(nothing_to_wait_for, 0.0, jnp.asarray(_LONGEST_WAIT, dtype))
-        field, first = _Clocked(flow, falling), jnp.where(falling, log_s, 0.0)
+        field, first = _Clocked(flow, falling, jnp.ones((), dtype)), jnp.where(falling, log_s, 0.0)
+        capped = flow.problem.log_slopes(flow.capped_margins(place)[0])
+        begin = flow.state_of(place, capped - jnp.max(capped))
+        begin = flow.state_of(place, field.wanted(first, begin))
+        field = eqx.tree_at(lambda f: f.unit, field, field.pace(first, begin))
         run = integrate(
             Integration(
                 field=field,
                 solver=solver,
-                start=_State(place, flow.tolerance * field.wanted(first, place)),
+                start=begin,
                 first=first,
                 last=jnp.where(falling, jnp.maximum(last, log_s), wait),
                 rtol=relative,
@@ -545,6 +572,7 @@ def _run(flow: _CappedFlow, decades: Float[Array, " T"], max_steps: int) -> _Run
 
 
 import os
+LNEWTON=float(os.environ.get('LNEWTON','10'))
 NEWTON=float(os.environ.get('NEWTON','1e-2'))
 _NOW = -300.0  # of log₁₀(−log L): a loss so near to 1 has been passed at the start, and nothing is integrated
 _LONGEST_WAIT = 1e12  # of the bounded clock, in which coordinates that are asleep move at 1e-8 or faster

@@ -329,6 +329,16 @@ class _CappedFlow(eqx.Module):
     def start(self) -> Array:
         return jnp.zeros(len(self.A), self.A.dtype) if self.nu_is_state else self.coordinates.start
 
+    @property
+    def finds_roots(self) -> bool:
+        """Whether the first phase ends where −log L = 1: between two steps, where ties of margins are lost, or at a
+        step."""
+        return self.exact and _can_find_roots(self.A.dtype)
+
+    def reach(self, state: _State) -> _State:
+        """A step of the first phase must not pass over the rows."""
+        return _State(jnp.full_like(state.place, _REACH), jnp.full_like(state.logits, jnp.inf))
+
     def angles(self, place: Array) -> Float[Array, " m"]:
         return self.coordinates.start + self.A.T @ place if self.nu_is_state else place
 
@@ -467,6 +477,7 @@ class _Clocked(eqx.Module):
         return flow.velocity(rates, slopes) * (self.pace(tau, state) if flow.exact else self.unit)
 
 
+_REACH = 30.0  # of angles, with which log s grows by no more than that times the depth
 _LAG = 1e-9  # of either clock, behind which the logits are
 _BALANCED = 1e-5  # of a pull's terms: below that it does not count for the clock
 _AWAKE = 1e4  # with κ = 1e4 rates of 1e8, of which float64 leaves eight digits
@@ -480,7 +491,7 @@ class _LossIsSmall(eqx.Module):
 
     def __call__(self, tau: Scalar, state: _State) -> Array:
         value = jnp.where(self.falling, -1.0, self.flow.loss_is_small(state.place))
-        return value if _can_find_roots(self.flow.A.dtype) else value > 0
+        return value if self.flow.finds_roots else value > 0
 
 
 def _can_find_roots(dtype: Any) -> bool:
@@ -532,7 +543,8 @@ def _run(flow: _CappedFlow, decades: Float[Array, " T"], max_steps: int) -> _Run
                 rtol=relative,
                 atol=flow.tolerance,
                 stops=(_LossIsSmall(flow, falling), _IsStuck(flow, falling)),
-                root_finder=optimistix.Newton(1e-6, 1e-6) if _can_find_roots(dtype) else None,
+                root_finder=optimistix.Newton(1e-6, 1e-6) if flow.finds_roots else None,
+                reach=None if flow.exact or flow.nu_is_state else flow.reach,
                 saving=AtTaus(times),
                 # Steps end at the rows: interpolation would move tied margins, and q with them.
                 clip_to=times,

@@ -13,6 +13,12 @@ round-off. Beyond s = κ it is read from margins scaled down to a smallest one o
 1/κ of the margin where the flow keeps it to 1/s, and directions move by O(1/κ − 1/s). Below the cap the flow is exact,
 but for large starts that misclassify a point by more than κ, which are read likewise.
 Two caps, extrapolated from 1/κ to 1/s, remove the error and show its size.
+
+*The logits.* q = softmax of logits λ = −k m. A margin may be a millionth of its terms, and λ shows an error δ of the
+angles as κ 10⁶ δ: as functions of the angles the equations of an implicit step could be solved from within 10⁻¹⁰ of
+the solution only. So λ is a state of its own that follows −k m at once. In x and λ together the equations are all but
+linear, and Newton's method solves them as interior-point methods do linear programs with their multipliers. Where λ
+is far below 0 its logarithm is the state: the step before a point takes part is then as long as the way to there.
 """
 
 import math
@@ -71,7 +77,8 @@ def _directions(
     max_steps: int,
     exact: bool = True,
 ) -> _Directions:
-    """Rows at log₁₀(−log L) = `decades`; `rtol` is the absolute tolerance on angles, hence relative on every ρ_j."""
+    """Rows at log₁₀(−log L) = `decades`, or about there if they need not be `exact`; `rtol` is the absolute tolerance
+    on angles, hence relative on every ρ_j."""
     c = exponent_of(jnp.max(jnp.abs(found.Z)))
     log_unit = c * math.log(2) / len(found.eta)
     coordinates = Coordinates.of(found.eta, log_alpha + log_unit)
@@ -302,8 +309,8 @@ _ALIVE = 1e-20  # ρ_j, relative: what does not grow is smaller at the losses th
 
 
 class _State(NamedTuple):
-    """Where the flow is, ν or the angles; and the logits of the points' shares, in units in which the tolerance on
-    angles is one of 1 on them."""
+    """Where the flow is, ν or the angles; and the logits λ of the points' shares as u = λ or, below 0, −log(1 − λ), in
+    units in which the tolerance on angles is one of 1 on u."""
 
     place: Array
     logits: Float[Array, " n"]
@@ -317,7 +324,7 @@ class _CappedFlow(eqx.Module):
     problem: Classification
     cap: Scalar
     tolerance: Scalar  # on the angles
-    exact: bool = eqx.field(static=True)  # whether rows are at the losses asked for, or near them
+    exact: bool = eqx.field(static=True)  # whether rows are at the losses asked for, or at about these
 
     @property
     def nu_is_state(self) -> bool:
@@ -360,18 +367,17 @@ class _CappedFlow(eqx.Module):
         return log_shrink + jnp.log(-self._log_loss(margins))
 
     def loss_is_small(self, place: Array) -> Scalar:
-        """Positive where −log L > 1, by more than round-off makes of the terms of the margins: log s there, so that
-        its zero is found from where s is a power of e^1000, and ∓log(2 ± |s|) below."""
+        """Positive where −log L > 1, by more than round-off makes of the terms of the margins: log s there, whose zero
+        Newton's method finds from where s is e^1000 as well; with the same slope below."""
         margins, log_shrink = self.capped_margins(place)
         rho, R = self.coordinates.unit_rho(self.angles(place))
-        n, m = self.A.shape
-        round_off = 100 * m * jnp.finfo(rho.dtype).eps * jnp.exp(R - log_shrink) * (jnp.abs(self.A) @ jnp.abs(rho))
+        round_off = (
+            100 * len(rho) * jnp.finfo(rho.dtype).eps * jnp.exp(R - log_shrink) * (jnp.abs(self.A) @ jnp.abs(rho))
+        )
         log_loss = self._log_loss(margins - round_off)
         log_size = log_shrink + jnp.log(jnp.abs(log_loss))
         below = -jnp.log(2 - jnp.exp(jnp.minimum(log_size, 0.0)))
-        return jnp.where(
-            log_loss < 0, jnp.where(log_size > 0, log_size, below), -jnp.logaddexp(math.log(2), log_size)
-        )
+        return jnp.where(log_loss < 0, jnp.where(log_size > 0, log_size, below), -jnp.logaddexp(math.log(2), log_size))
 
     def logits(self, state: _State) -> Float[Array, " n"]:
         u = state.logits / self.tolerance
@@ -417,14 +423,14 @@ class _Clocked(eqx.Module):
     each other meanwhile, and do so as well where they move only `_AWAKE` κ times as fast as at the start: it shifts the
     times at which others awake by the inverse of that, which two caps show.
 
-    The logits are functions of the place, −k m, but steep ones: of errors of the angles they show κ times as much, and
-    more where a margin is small beside its terms. As state of their own, which follows them at once, they are unknowns
-    of each implicit step beside the angles, and its equations are all but linear in both.
+    In the clock log s the logits are those of the loss e^{−s} that the clock says, −k (m − s), and the velocity is
+    Σ e^{λ_i} y_i x_i in a unit: where margins lag behind s, it grows. What makes s exact is a quotient by |Aᵀq|², which
+    Newton's method can bear where Aᵀq is not a millionth of its terms. A lag of δ in s is one of δ/κ in all margins.
     """
 
     flow: _CappedFlow
     falling: Bool[Array, ""]  # whether log s is the clock
-    unit: Scalar
+    unit: Scalar  # of the velocity in it, where rows are not exact
 
     def __call__(self, tau: Scalar, state: _State) -> _State:
         velocity = jax.lax.cond(self.falling, lambda: self._by_loss(tau, state), lambda: self._at_unit_speed(state))
@@ -462,23 +468,23 @@ class _Clocked(eqx.Module):
         return flow.velocity(rates, q) / (rates @ speeds)
 
     def pace(self, tau: Scalar, state: _State) -> Scalar:
-        """The factor of the velocity with which d log s/dτ = 1."""
+        """The factor of Σ e^{λ_i} y_i x_i with which d log s/dτ = 1 where the loss is e^{−s}."""
         flow, x = self.flow, self.flow.angles(state.place)
         q, rates = flow.shares(state), flow.rates(state.place)
         growth = jnp.exp(flow.coordinates.log_rho_slope(x) - tau) * rates * (flow.A.T @ q) ** 2
         slopes = jnp.exp(flow.logits(state))
         losses = slopes / -jax.vmap(jax.grad(flow.problem.loss))(self._falling_margins(tau, state.place))
-        return jnp.sum(losses) / (jnp.sum(slopes) * jnp.sum(growth))  # of the margin, in units of s
+        return (jnp.sum(losses) / jnp.sum(slopes)) ** 2 / jnp.sum(growth)
 
     def _by_loss(self, tau: Scalar, state: _State) -> Array:
-        """d log s/dτ = 1, and more or less than that where the loss is not e^{−s}."""
         flow = self.flow
         slopes, rates = jnp.exp(flow.logits(state)), flow.rates(state.place)
         return flow.velocity(rates, slopes) * (self.pace(tau, state) if flow.exact else self.unit)
 
 
-_REACH = 30.0  # of angles, with which log s grows by no more than that times the depth
-_LAG = 1e-9  # of either clock, behind which the logits are
+_REACH = 30.0  # of angles, for which log s grows by that times the depth: to 10^65 with five layers
+_LAG = 1e-9  # of either clock, which the logits are behind: nothing that is awake moves at this scale
+_ROUGH = 1e-2  # of the tolerance on angles
 _BALANCED = 1e-5  # of a pull's terms: below that it does not count for the clock
 _AWAKE = 1e4  # with κ = 1e4 rates of 1e8, of which float64 leaves eight digits
 
@@ -513,10 +519,11 @@ def _run(flow: _CappedFlow, decades: Float[Array, " T"], max_steps: int) -> _Run
     dtype = flow.A.dtype
     eps = float(jnp.finfo(dtype).eps)
     relative = jnp.maximum(450 * eps * flow.cap, eps)  # round-off in the angles moves q by κ times as much
-    rough = NEWTON * flow.tolerance * jnp.append(jnp.ones_like(flow.start), jnp.full(len(flow.A), LNEWTON))
+    # Logits are solved for to 0.1, beyond which round-off of ill-conditioned margins moves them.
+    rough = _ROUGH * flow.tolerance * jnp.append(jnp.ones_like(flow.start), jnp.full(len(flow.A), 0.1 / _ROUGH))
     solver = diffrax.Kvaerno5(
-        # Full Newton: with the tie of margins a chord iteration takes ten times the steps. It stops at a change ten
-        # times the tolerance, since the next would be its square; much less would be round-off on long steps.
+        # Full Newton: with the tie of margins a chord iteration takes ten times the steps. It stops at a change a
+        # hundredth of the tolerance, 1e-9, whose square moves no margin that is 1e-12 of its terms.
         root_finder=implicit.RoundOffNewton(relative, rough, kappa=1.0, once=False)
     )
     small_from_the_start = flow.loss_is_small(flow.start) > 0
@@ -583,8 +590,5 @@ def _run(flow: _CappedFlow, decades: Float[Array, " T"], max_steps: int) -> _Run
     )
 
 
-import os
-LNEWTON=float(os.environ.get('LNEWTON','10'))
-NEWTON=float(os.environ.get('NEWTON','1e-2'))
 _NOW = -300.0  # of log₁₀(−log L): a loss so near to 1 has been passed at the start, and nothing is integrated
 _LONGEST_WAIT = 1e12  # of the bounded clock, in which coordinates that are asleep move at 1e-8 or faster

@@ -371,10 +371,8 @@ class _CappedFlow(eqx.Module):
         Newton's method finds from where s is e^1000 as well; with the same slope below."""
         margins, log_shrink = self.capped_margins(place)
         rho, R = self.coordinates.unit_rho(self.angles(place))
-        round_off = (
-            100 * len(rho) * jnp.finfo(rho.dtype).eps * jnp.exp(R - log_shrink) * (jnp.abs(self.A) @ jnp.abs(rho))
-        )
-        log_loss = self._log_loss(margins - round_off)
+        terms = jnp.exp(R - log_shrink) * (jnp.abs(self.A) @ jnp.abs(rho))
+        log_loss = self._log_loss(margins - 100 * len(rho) * jnp.finfo(rho.dtype).eps * terms)
         log_size = log_shrink + jnp.log(jnp.abs(log_loss))
         below = -jnp.log(2 - jnp.exp(jnp.minimum(log_size, 0.0)))
         return jnp.where(log_loss < 0, jnp.where(log_size > 0, log_size, below), -jnp.logaddexp(math.log(2), log_size))

@@ -207,8 +207,9 @@ def by_network(end, problem):
     theta, m, G, curvature = (np.asarray(v) for v in _derivatives(end.network, problem.X, problem.y))
     if not m.min() > 0:
         return np.inf
+    rounded = 10 * np.finfo(float).eps * np.linalg.norm(G, axis=1) * np.linalg.norm(theta)  # of the terms of margins
+    active = m <= (1 + 1e-7) * m.min() + rounded
     theta, G = theta / np.linalg.norm(theta), G / m.min()
-    active = m <= (1 + 1e-7) * m.min()
     size = np.linalg.norm(G[active], axis=1)
     mu, residual = nnls((G[active] / size[:, None]).T, theta, maxiter=10_000)
     mu = mu / size

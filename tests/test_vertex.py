@@ -8,6 +8,8 @@ from truth import maximum_l1_margin
 
 import gflow
 from gflow import _limit
+from gflow.dual import classification
+from gflow.dual.coordinates import Coordinates
 from gflow.dual.vertex import vertex
 
 SOLVE = jax.jit(jax.vmap(lambda A: vertex(A, jnp.ones(A.shape[1]), jnp.ones(A.shape[1]))))
@@ -23,6 +25,8 @@ def tables(kind, n=4, d=6, count=10):
         A *= 10 ** rng.uniform(-4, 4, size=(count, 1, d))
     if kind == "separable by 1e-8":
         A[:, 1] = -A[:, 0] + 1e-8 * rng.normal(size=(count, d))
+    if kind == "separable by 1e-4":
+        A[:, 1] = -A[:, 0] + 1e-4 * rng.normal(size=(count, d))
     if kind == "duplicates":
         A[:, 1] = A[:, 0]
     return A
@@ -122,6 +126,54 @@ def test_three_layers_end_at_the_vertex_that_the_flow_approaches(log_alpha):
     assert ends.converged.sum() >= 9
     residuals = jnp.where(ends.converged, ends.certificate.kkt_residual, 0.0)
     assert jnp.max(residuals) <= 1e-13
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["rows of very different length", "separable by 1e-4", "duplicates"])
+def test_three_layers_are_answered_where_margins_are_small_beside_their_terms(kind):
+    """There a step's equations are nonlinear in the angles alone at 1e-10 and less of them."""
+    A = tables(kind)
+    weights = jnp.asarray(np.random.default_rng(4).normal(size=(10, 3, 6)))
+    ends = LIMITS(jnp.asarray(A), weights, jnp.linspace(-27.6, 6.9, 10))
+    assert ends.converged.sum() >= 9
+    assert jnp.max(jnp.where(ends.converged, ends.certificate.kkt_residual, 0.0)) <= 1e-6
+
+
+def capped_flow(A, loss=gflow.exponential, exact=True, log_alpha=1.0):
+    eta = jnp.asarray(np.random.default_rng(4).uniform(0.5, 1.5, size=(3, A.shape[1])))
+    problem = gflow.Classification(A, jnp.ones(len(A)), loss)
+    coordinates = Coordinates.of(eta, log_alpha)
+    return classification._CappedFlow(coordinates, A, problem, jnp.array(1e4), jnp.array(1e-7), exact)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("loss", [gflow.exponential, gflow.logistic])
+def test_the_logarithm_of_minus_the_log_loss_is_the_clock(loss, exact):
+    flow = capped_flow(jnp.abs(jnp.asarray(tables("Gaussian")[0])), loss, exact)
+    place = flow.start
+    tau = flow.log_s(place)
+    field = classification._Clocked(flow, jnp.array(True), jnp.ones(()))
+    state = flow.state_of(place, field.wanted(tau, flow.state_of(place, jnp.zeros(4))))
+    field = classification._Clocked(flow, jnp.array(True), field.pace(tau, state))
+    velocity = field(tau, state)
+    assert jnp.abs(jax.jvp(flow.log_s, (place,), (velocity.place,))[1] - 1) <= 1e-10
+    assert jnp.max(jnp.abs(velocity.logits)) <= 0.1  # they are where they want to be: 1e-15 over their lag
+
+
+def test_logits_on_either_side_of_zero_are_those_of_their_state():
+    flow, logits = capped_flow(jnp.eye(4, 6)), jnp.array([-1e12, -1.0, 0.0, 30.0])
+    np.testing.assert_allclose(flow.logits(flow.state_of(flow.start, logits)), logits, rtol=1e-13)
+
+
+@pytest.mark.parametrize(("gap", "is_small"), [(1e-6, True), (1e-15, False)])
+def test_a_loss_is_small_where_margins_are_more_than_round_off_of_their_terms(gap, is_small):
+    """Row by row: a long row's terms do not hide a short one's margin."""
+    flow = capped_flow(jnp.array([[1e-9, 0.0], [1.0, -1.0]]), log_alpha=20.0)
+    rho, R = flow.coordinates.unit_rho(flow.start)
+    even = flow.A.at[1].set(jnp.array([1 / rho[0], (gap - 1) / rho[1]]))
+    flow = classification._CappedFlow(flow.coordinates, even, flow.problem, flow.cap, flow.tolerance, True)
+    assert jnp.exp(R) * jnp.min(flow.A @ rho) > 1
+    assert (flow.loss_is_small(flow.start) > 0) == is_small
 
 
 @pytest.mark.slow

@@ -13,6 +13,12 @@ round-off. Beyond s = κ it is read from margins scaled down to a smallest one o
 1/κ of the margin where the flow keeps it to 1/s, and directions move by O(1/κ − 1/s). Below the cap the flow is exact,
 but for large starts that misclassify a point by more than κ, which are read likewise.
 Two caps, extrapolated from 1/κ to 1/s, remove the error and show its size.
+
+*The logits.* q = softmax of logits λ = −k m. A margin may be a millionth of its terms, and λ shows an error δ of the
+angles as κ 10⁶ δ: as functions of the angles the equations of an implicit step could be solved from within 10⁻¹⁰ of
+the solution only. So λ is a state of its own that follows −k m at once. In x and λ together the equations are all but
+linear, and Newton's method solves them as interior-point methods do linear programs with their multipliers. Where λ
+is far below 0 its logarithm is the state: the step before a point takes part is then as long as the way to there.
 """
 
 import math
@@ -69,15 +75,17 @@ def _directions(
     cap: Scalar,
     rtol: Scalar,
     max_steps: int,
+    exact: bool = True,
 ) -> _Directions:
-    """Rows at log₁₀(−log L) = `decades`; `rtol` is the absolute tolerance on angles, hence relative on every ρ_j."""
+    """Rows at log₁₀(−log L) = `decades`, or about there if they need not be `exact`; `rtol` is the absolute tolerance
+    on angles, hence relative on every ρ_j."""
     c = exponent_of(jnp.max(jnp.abs(found.Z)))
     log_unit = c * math.log(2) / len(found.eta)
     coordinates = Coordinates.of(found.eta, log_alpha + log_unit)
     A = problem.y[:, None] * ldexp(found.Z, -c)
 
     def run(cap: Scalar) -> _Run:
-        return _run(_CappedFlow(coordinates, A, problem, cap, rtol), decades, max_steps)
+        return _run(_CappedFlow(coordinates, A, problem, cap, rtol, exact), decades, max_steps)
 
     # map, not vmap, under which both would take the steps of the slower
     runs = jax.lax.map(run, cap * jnp.array([0.1, 1.0], A.dtype))
@@ -220,7 +228,7 @@ def direction(
         decades = jnp.log10(-log_loss) * jnp.array(READINGS, found.Z.dtype)
         if two_layers is not None:
             decades = jnp.where(two_layers.is_unique, _NOW, decades)
-        reached, off = _reached(_directions(problem, found, decades, log_alpha, cap, rtol, max_steps), found)
+        reached, off = _reached(_directions(problem, found, decades, log_alpha, cap, rtol, max_steps, False), found)
         end = _vertex_near(margins_of, reached.rho, depth) if two_layers is None else two_layers
         certain = end.is_unique
         if two_layers is None:
@@ -300,6 +308,14 @@ def _vertex_near(A: Float[Array, "n m"], rho: Float[Array, " m"], depth: int) ->
 _ALIVE = 1e-20  # ρ_j, relative: what does not grow is smaller at the losses that are reached
 
 
+class _State(NamedTuple):
+    """Where the flow is, ν or the angles; and the logits λ of the points' shares as u = λ or, below 0, −log(1 − λ), in
+    units in which the tolerance on angles is one of 1 on u."""
+
+    place: Array
+    logits: Float[Array, " n"]
+
+
 class _CappedFlow(eqx.Module):
     """The flow of the angles at one cap κ."""
 
@@ -308,6 +324,7 @@ class _CappedFlow(eqx.Module):
     problem: Classification
     cap: Scalar
     tolerance: Scalar  # on the angles
+    exact: bool = eqx.field(static=True)  # whether rows are at the losses asked for, or at about these
 
     @property
     def nu_is_state(self) -> bool:
@@ -319,51 +336,72 @@ class _CappedFlow(eqx.Module):
     def start(self) -> Array:
         return jnp.zeros(len(self.A), self.A.dtype) if self.nu_is_state else self.coordinates.start
 
-    def angles(self, state: Array) -> Float[Array, " m"]:
-        return self.coordinates.start + self.A.T @ state if self.nu_is_state else state
+    @property
+    def finds_roots(self) -> bool:
+        """Whether the first phase ends where −log L = 1: between two steps, where ties of margins are lost, or at a
+        step."""
+        return self.exact and _can_find_roots(self.A.dtype)
+
+    def reach(self, state: _State) -> _State:
+        """A step of the first phase must not pass over the rows."""
+        return _State(jnp.full_like(state.place, _REACH), jnp.full_like(state.logits, jnp.inf))
+
+    def angles(self, place: Array) -> Float[Array, " m"]:
+        return self.coordinates.start + self.A.T @ place if self.nu_is_state else place
 
     def _log_loss(self, margins: Float[Array, " n"]) -> Scalar:
         return self.problem.log_loss(self.problem.y * margins)
 
-    def capped_margins(self, state: Array) -> tuple[Float[Array, " n"], Scalar]:
+    def capped_margins(self, place: Array) -> tuple[Float[Array, " n"], Scalar]:
         """k e^{−R} m and log k, where k = 1 unless that would make the smallest margin exceed ±κ."""
-        rho, R = self.coordinates.unit_rho(self.angles(state))
+        rho, R = self.coordinates.unit_rho(self.angles(place))
         m = self.A @ rho
         least = jnp.abs(jnp.min(m))
         log_largest = jnp.log(self.cap) - jnp.log(jnp.where(least > 0, least, 1.0))
         log_k = jnp.where(least > 0, jnp.minimum(R, log_largest), R)
         return jnp.exp(log_k) * m, R - log_k
 
-    def log_s(self, state: Array) -> Scalar:
+    def log_s(self, place: Array) -> Scalar:
         """log(−log L); NaN where L > 1."""
-        margins, log_shrink = self.capped_margins(state)
+        margins, log_shrink = self.capped_margins(place)
         return log_shrink + jnp.log(-self._log_loss(margins))
 
-    def loss_is_small(self, state: Array) -> Scalar:
-        """Positive where −log L > 1, by more than errors in the angles make of the terms of the margins."""
-        margins, log_shrink = self.capped_margins(state)
-        rho, R = self.coordinates.unit_rho(self.angles(state))
-        error = 100 * self.coordinates.depth * self.tolerance * jnp.max(jnp.abs(self.A) @ jnp.abs(rho))
-        error = error * jnp.exp(R - log_shrink)
-        return jnp.exp(jnp.minimum(log_shrink, 100.0)) * (-self._log_loss(margins) - error) - 1.0
+    def loss_is_small(self, place: Array) -> Scalar:
+        """Positive where −log L > 1, by more than round-off makes of the terms of the margins: log s there, whose zero
+        Newton's method finds from where s is e^1000 as well; with the same slope below."""
+        margins, log_shrink = self.capped_margins(place)
+        rho, R = self.coordinates.unit_rho(self.angles(place))
+        terms = jnp.exp(R - log_shrink) * (jnp.abs(self.A) @ jnp.abs(rho))
+        log_loss = self._log_loss(margins - 100 * len(rho) * jnp.finfo(rho.dtype).eps * terms)
+        log_size = log_shrink + jnp.log(jnp.abs(log_loss))
+        below = -jnp.log(2 - jnp.exp(jnp.minimum(log_size, 0.0)))
+        return jnp.where(log_loss < 0, jnp.where(log_size > 0, log_size, below), -jnp.logaddexp(math.log(2), log_size))
 
-    def is_stuck(self, state: Array) -> Bool[Array, ""]:
+    def logits(self, state: _State) -> Float[Array, " n"]:
+        u = state.logits / self.tolerance
+        return jnp.where(u < 0, -jnp.expm1(-jnp.minimum(u, 0.0)), u)
+
+    def state_of(self, place: Array, logits: Float[Array, " n"]) -> _State:
+        u = jnp.where(logits < 0, -jnp.log1p(-jnp.minimum(logits, 0.0)), logits)
+        return _State(place, self.tolerance * u)
+
+    def shares(self, state: _State) -> Float[Array, " n"]:
+        return jax.nn.softmax(self.logits(state))
+
+    def is_stuck(self, state: _State) -> Bool[Array, ""]:
         """Whether Aᵀq all but vanishes, relative to its terms: the flow rests, or is too slow to arrive."""
-        q = self.multipliers(state)
+        q = self.shares(state)
         return jnp.linalg.norm(self.A.T @ q) < STUCK * jnp.sum(q * jnp.linalg.norm(self.A, axis=1))
 
-    def multipliers(self, state: Array) -> Float[Array, " n"]:
-        q = -jax.grad(self._log_loss)(self.capped_margins(state)[0])
-        return q / jnp.sum(q)
-
-    def velocity(self, state: Array, log_fastest: Array | float = jnp.inf) -> Array:
-        """The state's derivative in a clock in which no angle moves faster than 1, where log dx/dζ is held below
-        `log_fastest`."""
-        q = self.multipliers(state) / jnp.max(jnp.linalg.norm(self.A, axis=1))
+    def rates(self, place: Array, log_fastest: Array | float = jnp.inf) -> Float[Array, " m"]:
+        """dx/dζ, held below e^`log_fastest`, in units of the largest."""
         if self.nu_is_state:
-            return q
-        log_rate = jnp.minimum(-self.coordinates.log_zeta_slope(state), log_fastest)
-        return jnp.exp(log_rate - jnp.max(log_rate)) * (self.A.T @ q)
+            return jnp.ones_like(self.coordinates.start)
+        log_rate = jnp.minimum(-self.coordinates.log_zeta_slope(place), log_fastest)
+        return jnp.exp(log_rate - jax.lax.stop_gradient(jnp.max(log_rate)))
+
+    def velocity(self, rates: Float[Array, " m"], q: Float[Array, " n"]) -> Array:
+        return q if self.nu_is_state else rates * (self.A.T @ q)
 
 
 class _Run(NamedTuple):
@@ -382,23 +420,70 @@ class _Clocked(eqx.Module):
     With three layers and more the coordinates that are awake move α^{2−L} times as fast as those asleep. They balance
     each other meanwhile, and do so as well where they move only `_AWAKE` κ times as fast as at the start: it shifts the
     times at which others awake by the inverse of that, which two caps show.
+
+    In the clock log s the logits are those of the loss e^{−s} that the clock says, −k (m − s), and the velocity is
+    Σ e^{λ_i} y_i x_i in a unit: where margins lag behind s, it grows. What makes s exact is a quotient by |Aᵀq|², which
+    Newton's method can bear where Aᵀq is not a millionth of its terms. A lag of δ in s is one of δ/κ in all margins.
     """
 
     flow: _CappedFlow
     falling: Bool[Array, ""]  # whether log s is the clock
+    unit: Scalar  # of the velocity in it, where rows are not exact
 
-    def __call__(self, tau: Scalar, state: Array) -> Array:
+    def __call__(self, tau: Scalar, state: _State) -> _State:
+        velocity = jax.lax.cond(self.falling, lambda: self._by_loss(tau, state), lambda: self._at_unit_speed(state))
+        off = self.wanted(tau, state) - self.flow.logits(state)
+        return _State(velocity, self.flow.tolerance / _LAG * off)
+
+    def wanted(self, tau: Scalar, state: _State) -> Float[Array, " n"]:
+        """The logits: log(−ℓ′(k m)), relative to ks where the loss is e^{−s} at log s = τ."""
+        flow = self.flow
+        margins = jnp.where(self.falling, self._falling_margins(tau, state.place), self._waiting_margins(state))
+        log_slopes = flow.problem.log_slopes(margins)
+        level = -flow.shares(state) @ log_slopes
+        return log_slopes + jnp.where(self.falling, jnp.minimum(jnp.exp(tau), flow.cap), level)
+
+    def _falling_margins(self, tau: Scalar, place: Array) -> Float[Array, " n"]:
+        """k m where ks = min(s, κ)."""
+        rho, R = self.flow.coordinates.unit_rho(self.flow.angles(place))
+        return jnp.exp(R - jax.nn.relu(tau - jnp.log(self.flow.cap))) * (self.flow.A @ rho)
+
+    def _waiting_margins(self, state: _State) -> Float[Array, " n"]:
+        """k m where k is 1 unless their mean would exceed ±κ."""
+        rho, R = self.flow.coordinates.unit_rho(self.flow.angles(state.place))
+        m = self.flow.A @ rho
+        mean = jnp.abs(self.flow.shares(state) @ m)
+        log_largest = jnp.log(self.flow.cap) - jnp.log(jnp.where(mean > 0, mean, 1.0))
+        return jnp.exp(jnp.where(mean > 0, jnp.minimum(R, log_largest), R)) * m
+
+    def _at_unit_speed(self, state: _State) -> Array:
         flow, coordinates = self.flow, self.flow.coordinates
         asleep = jnp.minimum(*(coordinates.log_zeta_slope(x) for x in (coordinates.start, 0 * coordinates.start)))
-        log_fastest = math.log(_AWAKE) + jnp.log(flow.cap) - asleep
-        velocity = flow.velocity(state, jnp.where(self.falling, jnp.inf, log_fastest))
+        q, rates = flow.shares(state), flow.rates(state.place, math.log(_AWAKE) + jnp.log(flow.cap) - asleep)
+        # The pulls of awake coordinates are balanced: the clock goes on with the others.
+        tiny = jnp.finfo(q.dtype).tiny  # where both are 0 the root would have no derivative
+        speeds = jnp.sqrt((flow.A.T @ q) ** 2 + (_BALANCED * (jnp.abs(flow.A).T @ q)) ** 2 + tiny)
+        return flow.velocity(rates, q) / (rates @ speeds)
 
-        def rate(state: Array, velocity: Array) -> Scalar:
-            return jax.jvp(flow.log_s, (state,), (velocity,))[1]
+    def pace(self, tau: Scalar, state: _State) -> Scalar:
+        """The factor of Σ e^{λ_i} y_i x_i with which d log s/dτ = 1 where the loss is e^{−s}."""
+        flow, x = self.flow, self.flow.angles(state.place)
+        q, rates = flow.shares(state), flow.rates(state.place)
+        growth = jnp.exp(flow.coordinates.log_rho_slope(x) - tau) * rates * (flow.A.T @ q) ** 2
+        slopes = jnp.exp(flow.logits(state))
+        losses = slopes / -jax.vmap(jax.grad(flow.problem.loss))(self._falling_margins(tau, state.place))
+        return (jnp.sum(losses) / jnp.sum(slopes)) ** 2 / jnp.sum(growth)
 
-        return velocity / jax.lax.cond(self.falling, rate, lambda *_: jnp.ones((), state.dtype), state, velocity)
+    def _by_loss(self, tau: Scalar, state: _State) -> Array:
+        flow = self.flow
+        slopes, rates = jnp.exp(flow.logits(state)), flow.rates(state.place)
+        return flow.velocity(rates, slopes) * (self.pace(tau, state) if flow.exact else self.unit)
 
 
+_REACH = 30.0  # of angles, for which log s grows by that times the depth: to 10^65 with five layers
+_LAG = 1e-9  # of either clock, which the logits are behind: nothing that is awake moves at this scale
+_ROUGH = 1e-2  # of the tolerance on angles
+_BALANCED = 1e-5  # of a pull's terms: below that it does not count for the clock
 _AWAKE = 1e4  # with κ = 1e4 rates of 1e8, of which float64 leaves eight digits
 
 
@@ -408,9 +493,9 @@ class _LossIsSmall(eqx.Module):
     flow: _CappedFlow
     falling: Bool[Array, ""]
 
-    def __call__(self, tau: Scalar, state: Array) -> Array:
-        value = jnp.where(self.falling, -1.0, self.flow.loss_is_small(state))
-        return value if _can_find_roots(state.dtype) else value > 0
+    def __call__(self, tau: Scalar, state: _State) -> Array:
+        value = jnp.where(self.falling, -1.0, self.flow.loss_is_small(state.place))
+        return value if self.flow.finds_roots else value > 0
 
 
 def _can_find_roots(dtype: Any) -> bool:
@@ -423,7 +508,7 @@ class _IsStuck(eqx.Module):
     flow: _CappedFlow
     falling: Bool[Array, ""]
 
-    def __call__(self, tau: Scalar, state: Array) -> Bool[Array, ""]:
+    def __call__(self, tau: Scalar, state: _State) -> Bool[Array, ""]:
         return ~self.falling & self.flow.is_stuck(state)
 
 
@@ -432,47 +517,56 @@ def _run(flow: _CappedFlow, decades: Float[Array, " T"], max_steps: int) -> _Run
     dtype = flow.A.dtype
     eps = float(jnp.finfo(dtype).eps)
     relative = jnp.maximum(450 * eps * flow.cap, eps)  # round-off in the angles moves q by κ times as much
+    # Logits are solved for to 0.1, beyond which round-off of ill-conditioned margins moves them.
+    rough = _ROUGH * flow.tolerance * jnp.append(jnp.ones_like(flow.start), jnp.full(len(flow.A), 0.1 / _ROUGH))
     solver = diffrax.Kvaerno5(
-        # Full Newton: with the tie of margins a chord iteration takes ten times the steps. It stops at a change ten
-        # times the tolerance, since the next would be its square; much less would be round-off on long steps.
-        root_finder=implicit.RoundOffNewton(relative, 10 * flow.tolerance, kappa=1.0, once=False)
+        # Full Newton: with the tie of margins a chord iteration takes ten times the steps. It stops at a change a
+        # hundredth of the tolerance, 1e-9, whose square moves no margin that is 1e-12 of its terms.
+        root_finder=implicit.RoundOffNewton(relative, rough, kappa=1.0, once=False)
     )
     small_from_the_start = flow.loss_is_small(flow.start) > 0
     nothing_to_wait_for = small_from_the_start | (decades[-1] <= _NOW)
     last = decades[-1] * _LN10
 
-    def follow(state: Array, falling: Bool[Array, ""]) -> tuple[Array, tuple[Run, Scalar]]:
-        log_s = flow.log_s(state)
+    def follow(place: Array, falling: Bool[Array, ""]) -> tuple[Array, tuple[Run, Scalar]]:
+        log_s = flow.log_s(place)
         log_s = jnp.where(jnp.isfinite(log_s), log_s, last)  # a lane that got no farther has nothing to integrate
         times = jnp.where(falling, jnp.maximum(decades * _LN10, log_s), jnp.inf)
         wait = jnp.where(nothing_to_wait_for, 0.0, jnp.asarray(_LONGEST_WAIT, dtype))
+        field, first = _Clocked(flow, falling, jnp.ones((), dtype)), jnp.where(falling, log_s, 0.0)
+        capped = flow.problem.log_slopes(flow.capped_margins(place)[0])
+        begin = flow.state_of(place, capped - jnp.max(capped))
+        begin = flow.state_of(place, field.wanted(first, begin))
+        field = eqx.tree_at(lambda f: f.unit, field, field.pace(first, begin))
         run = integrate(
             Integration(
-                field=_Clocked(flow, falling),
+                field=field,
                 solver=solver,
-                start=state,
-                first=jnp.where(falling, log_s, 0.0),
+                start=begin,
+                first=first,
                 last=jnp.where(falling, jnp.maximum(last, log_s), wait),
                 rtol=relative,
                 atol=flow.tolerance,
                 stops=(_LossIsSmall(flow, falling), _IsStuck(flow, falling)),
-                root_finder=optimistix.Newton(1e-6, 1e-6) if _can_find_roots(dtype) else None,
+                root_finder=optimistix.Newton(1e-6, 1e-6) if flow.finds_roots else None,
+                reach=None if flow.exact or flow.nu_is_state else flow.reach,
                 saving=AtTaus(times),
                 # Steps end at the rows: interpolation would move tied margins, and q with them.
                 clip_to=times,
                 max_steps=max_steps,
             )
         )
-        return run.state, (run, log_s)
+        return run.state.place, (run, log_s)
 
     _, (runs, log_ss) = jax.lax.scan(follow, flow.start, jnp.array([False, True]))  # one program for both
     first, second = (jax.tree.map(lambda v, i=i: v[i], runs) for i in (0, 1))
-    state, log_s = first.state, log_ss[1]
+    place, log_s = first.state.place, log_ss[1]
     kept, states = second.rows.kept, second.rows.states
 
-    def read(state: Array, decade: Scalar, kept: Bool[Array, ""]) -> tuple[Array, Array]:
-        reached = kept & (decade * _LN10 >= log_s) & (flow.loss_is_small(state) > -1e-3)
-        return jax.tree.map(lambda v: jnp.where(reached, v, jnp.nan), (flow.angles(state), flow.multipliers(state)))
+    def read(state: _State, decade: Scalar, kept: Bool[Array, ""]) -> tuple[Array, Array]:
+        reached = kept & (decade * _LN10 >= log_s) & (flow.loss_is_small(state.place) > -1e-3)
+        found = flow.angles(state.place), flow.shares(state)
+        return jax.tree.map(lambda v: jnp.where(reached, v, jnp.nan), found)
 
     angles, multipliers = jax.vmap(read)(states, decades, kept)
     out_of_steps = (first.result == diffrax.RESULTS.max_steps_reached) | (
@@ -480,7 +574,7 @@ def _run(flow: _CappedFlow, decades: Float[Array, " T"], max_steps: int) -> _Run
     )
     # The first phase ends well only where the loss is small: at its end in vain, or all but stuck.
     ended = (first.result == diffrax.RESULTS.successful) | (first.result == diffrax.RESULTS.event_occurred)
-    in_vain = ended & ~small_from_the_start & ~(flow.loss_is_small(state) > -1e-3)
+    in_vain = ended & ~small_from_the_start & ~(flow.loss_is_small(place) > -1e-3)
     return _Run(
         angles=angles,
         multipliers=multipliers,

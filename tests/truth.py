@@ -140,12 +140,21 @@ def exact_margin(A, beta, p):
         exact = None if mu is None else [dot(mu, [E[i][j] for i in tight]) for j in range(len(beta))]
     else:
         J = np.flatnonzero(beta).tolist()
-        mu = solved([[E[i][j] for i in tight] for j in J], [Fraction(int(np.sign(beta[j]))) for j in J])
+        pulling, at_bound, signs = tight, J, np.sign(beta)
+        if len(tight) > len(J):  # more multipliers than are determined: those of a vertex of the dual program
+            rows = A[tight] / np.linalg.norm(A[tight], axis=1)[:, None]
+            dual = linprog(-1 / np.linalg.norm(A[tight], axis=1), np.hstack([rows, -rows]).T, np.ones(2 * len(beta))).x
+            pulls = dual @ rows
+            pulling = np.array(tight)[dual > 1e-9 * dual.max()].tolist()
+            at_bound, signs = np.flatnonzero(np.abs(np.abs(pulls) - 1) < 1e-9).tolist(), np.sign(pulls)
+            if not set(J) <= set(at_bound) or (signs[J] != np.sign(beta[J])).any():
+                return None
+        mu = solved([[E[i][j] for i in pulling] for j in at_bound], [Fraction(int(signs[j])) for j in at_bound])
         inside = solved([[E[i][j] for j in J] for i in tight], one)
         exact = None if inside is None else [Fraction(0)] * len(beta)
         for j, value in zip(J, inside or [], strict=False):
             exact[j] = value
-        if mu and any(abs(dot(mu, [E[i][j] for i in tight])) > 1 for j in range(len(beta))):
+        if mu and any(abs(dot(mu, [E[i][j] for i in pulling])) > 1 for j in range(len(beta))):
             return None
     if mu is None or exact is None or min(mu) < 0 or any(dot(row, exact) < 1 for row in E):
         return None

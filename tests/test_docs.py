@@ -63,7 +63,8 @@ def public_names():
     for room in ROOMS:
         name = f"gflow.{room.__name__.split('.')[-1]}"
         for function, value in vars(room).items():
-            if inspect.isfunction(value) and value.__module__ == room.__name__ and not function.startswith("_"):
+            # inspect.unwrap: some are compiled
+            if inspect.isfunction(inspect.unwrap(value)) and value.__module__ == room.__name__ and not function.startswith("_"):
                 yield f"{name}.{function}"
 
 

@@ -64,7 +64,11 @@ def public_names():
         name = f"gflow.{room.__name__.split('.')[-1]}"
         for function, value in vars(room).items():
             # inspect.unwrap: some are compiled
-            if inspect.isfunction(inspect.unwrap(value)) and value.__module__ == room.__name__ and not function.startswith("_"):
+            if (
+                inspect.isfunction(inspect.unwrap(value))
+                and value.__module__ == room.__name__
+                and not function.startswith("_")
+            ):
                 yield f"{name}.{function}"
 
 

@@ -103,6 +103,7 @@ def test_a_start_at_a_stationary_point_ends_without_descent(weights):
         assert jnp.array_equal(end, start)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [gflow.exponential, gflow.logistic])
 def test_a_point_that_no_weights_classify_ends_without_descent(loss):
     problem = gflow.Classification([[1.0, 2.0], [0.0, 0.0]], [1.0, 1.0], loss)
@@ -241,6 +242,7 @@ def test_the_excess_norm_of_the_optimum_is_zero(gaussian):
     assert excess[2] == jnp.inf
 
 
+@pytest.mark.slow
 def test_limit_of_a_classification_is_a_direction_with_its_error():
     network = gflow.scale(gflow.initial.fully_connected(jnp.array([0.6, -0.4])), 0.5)
     end = gflow.limit(network, PAPER)

@@ -145,6 +145,7 @@ def test_a_plateau_is_passed_or_not_certified(solve, winners):
         assert end.error >= 5e-3
 
 
+@pytest.mark.slow
 def test_data_without_a_positive_margin_end_without_descent(solve):
     X = np.random.default_rng(2).standard_normal((4, 6))
     X[1] = -X[0]  # the best margin is zero
@@ -186,6 +187,7 @@ def test_the_kkt_residual_of_one_layer_is_that_of_the_l2_margin():
     assert measures.kkt_residual(jnp.array([1.0, 1.1]), shares, A, 1) > 1e-2
 
 
+@pytest.mark.slow
 def test_curves_are_drawn_with_what_is_needed_to_read_them():
     scales, decades = np.array([1e-3, 1.0, 10.0]), jnp.tile(jnp.linspace(1.0, 100.0, 50), (3, 1))
     angles = decades**-2.0

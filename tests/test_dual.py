@@ -170,6 +170,7 @@ def test_coordinates_start_at_the_weights():
     np.testing.assert_allclose(start.rho(start.start), np.exp(-1.2) * jnp.prod(eta, axis=0), rtol=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("L", [2, 3])
 def test_the_dual_path_is_the_path_of_the_weights(L):
     rng = np.random.default_rng(L)
@@ -183,6 +184,7 @@ def test_the_dual_path_is_the_path_of_the_weights(L):
     np.testing.assert_allclose(path.log_losses, weights.log_losses, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [1e-4, 0.1, 100.0])
 def test_rows_of_a_dual_path_keep_the_tolerance_between_steps_and_at_large_scales(alpha):
     # Small weights grow like e^ν; large ones hardly move, and an error of ν is then felt α² times.
@@ -220,6 +222,7 @@ def test_jumps_from_saddle_to_saddle_come_at_the_predicted_log_times(L, log10_al
         np.testing.assert_allclose(rho[2 * jump + 1], np.where(np.arange(3) <= jump, y, 0), rtol=0, atol=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("L", [2, 3])
 def test_a_path_arrives_at_the_limit_and_stays(L):
     problem, network = regression(), last_layer_zero(9, L)
@@ -365,6 +368,7 @@ WAITING = {  # to their last digits: round-off decides
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", WAITING)
 def test_basics_that_only_round_off_asks_for_hold_nothing_up(case):
     eta, X, y, log_alpha = WAITING[case]

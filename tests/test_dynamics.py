@@ -104,6 +104,7 @@ def test_momentum_keeps_layers_that_start_equal_in_size_to_their_signs(problem):
     assert distance(end.coefficients, scipy_end(network, problem, dynamics).coefficients()) < 1e-10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inertia", [1.0, 8.0])
 def test_momentum_that_passes_zero_says_so(inertia, problem):
     dynamics = gflow.Momentum(inertia)
@@ -115,6 +116,7 @@ def test_momentum_that_passes_zero_says_so(inertia, problem):
     assert passes == bool(jnp.isinf(end.error))
 
 
+@pytest.mark.slow
 def test_few_steps_are_a_status(problem):
     end = gflow.limit(TWO, problem, dynamics=gflow.Momentum(1e-5), method=gflow.Dual(max_steps=80))
     assert gflow.Status[end.status] == "step limit"

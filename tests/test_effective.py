@@ -43,6 +43,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_descent_ends_at_the_limit_from_its_effective_start(case, start, problem):
     optimizer, data = CASES[case]

@@ -131,6 +131,7 @@ def weights_at(network, loss, log_times):
 # A network that says how it decouples.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [1e-3, 0.3, 10.0])
 def test_a_network_with_modes_has_the_dual_route_and_theorem_5(alpha):
     start = gflow.scale(WEIGHTED, alpha)
@@ -249,6 +250,7 @@ def test_a_network_without_structure_has_a_path_and_a_limit_with_an_honest_error
         gflow.limit(network, problem, method=gflow.Dual())
 
 
+@pytest.mark.slow
 def test_theorem_6_serves_a_two_dimensional_convolution():
     one = gflow.Regression(IMAGES.X[:1], IMAGES.y[:1])
     expected = gflow.predict.limit(CONVOLUTION, one)
@@ -288,6 +290,7 @@ def test_the_path_of_a_users_loss_is_that_of_scipy(loss, method):
     assert gflow.flow(DIAGONAL, problem, method=method).converged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [Huber(0.3), Quartic()], ids=["huber", "quartic"])
 def test_the_limit_under_a_users_loss_has_an_honest_error(loss):
     problem = gflow.Regression(X, Y, loss)
@@ -395,6 +398,7 @@ def test_outputs_that_do_not_suit_the_targets_are_named():
         gflow.flow(DIAGONAL, OUTPUTS)
 
 
+@pytest.mark.slow
 def test_the_flow_of_a_users_problem_falls_in_the_clock_of_time():
     path = gflow.flow(MATRICES, CLASSES, until=gflow.LogLoss(-8.0))
     assert path.converged

@@ -58,12 +58,14 @@ def test_fully_connected_layers_stay_balanced(path):
     np.testing.assert_allclose(balance, np.broadcast_to(balance[0], balance.shape), rtol=0, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_diagonal_layers_stay_balanced_in_every_coordinate(far):
     v_1, v_2 = far[0].networks.weights
     balance, size = v_1**2 - v_2**2, jnp.max(v_1**2, axis=1, keepdims=True)
     np.testing.assert_allclose((balance - balance[0]) / size, 0, rtol=0, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_classification_reaches_losses_that_have_no_floating_point_number(far):
     for run in far:
         assert run.converged
@@ -72,6 +74,7 @@ def test_a_classification_reaches_losses_that_have_no_floating_point_number(far)
         assert run.log_loss == run.log_losses[-1]
 
 
+@pytest.mark.slow
 def test_both_clocks_trace_the_same_path(far, two_points):
     arc, start = far[2], initial.fully_connected(jnp.array([0.6, -0.3]))
     early = np.flatnonzero(np.asarray(arc.log_times) < np.log(1e4))[5::20]
@@ -81,6 +84,7 @@ def test_both_clocks_trace_the_same_path(far, two_points):
     np.testing.assert_allclose(timed.coefficients, arc.coefficients[early], rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [gflow.Weights(), gflow.Dual()], ids=["weights", "dual"])
 def test_lanes_agree_with_single_runs_and_compile_once(method, one_point):
     traces = []
@@ -120,6 +124,7 @@ def test_a_flow_without_global_minimum_is_never_called_converged(method):
     assert not gflow.flow(initial.diagonal(jnp.array([0.6, -0.3])), contradiction, method=method).converged
 
 
+@pytest.mark.slow
 def test_any_diffrax_solver_serves(one_point):
     start = initial.diagonal(jnp.array([0.6, -0.3]))
     times = jnp.array([1.0])

@@ -159,6 +159,7 @@ def test_derivatives_go_through_pretraining_and_fine_tuning():
     assert float(numeric) == pytest.approx(float(exact), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_fine_tuning_carries_the_scale_of_weights_that_have_no_float():
     """The flow is homogeneous: c times the targets and √c times the weights of two layers give c times β."""
     weights, size = normals(7, 4, 4), 1e290

@@ -31,6 +31,7 @@ def test_prescribed_coefficients_are_exact(z, depth):
         np.testing.assert_allclose(network.coefficients(), z, rtol=0, atol=2e-15 * (1 + np.linalg.norm(z)))
 
 
+@pytest.mark.slow
 @given(VECTORS, DEPTHS)
 @settings(max_examples=40)
 def test_first_layers_dominate_the_last(z, depth):

@@ -69,6 +69,7 @@ def test_a_classification_is_learned_by_a_nonlinear_network(name):
     assert path.log_loss < -3
 
 
+@pytest.mark.slow
 def test_the_limit_of_a_nonlinear_regression_is_where_its_flow_ends():
     network = gflow.Nonlinear(LAYERED["fully-connected"], jnp.tanh)
     problem = gflow.Regression(X, Y)

@@ -90,6 +90,7 @@ def test_a_plateau_of_many_decades_is_walked_over():
     assert gflow.angle(end.direction, np.array([0.0, 1.0])) <= end.error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "network",
     [pair([1.0, 0.0], [0.3, 0.0]), gflow.Multilinear(([1.0, 0.3],) * 2, jnp.asarray(PAIR * [[[1.0]], [[-1.0]]]))],

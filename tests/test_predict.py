@@ -220,6 +220,7 @@ CHECKS = {  # Woodworth et al.'s Q by other means: x = (1, 0.4), y = 1, both wei
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("L", "alpha"), CHECKS)
 def test_differences_of_powers_have_their_printed_limits(L, alpha):
     network = gflow.DifferenceOfPowers((jnp.full(2, alpha),) * 2, depth=L)

@@ -150,6 +150,7 @@ def test_a_nonlinear_regression_ends_where_the_whole_network_does():
     assert float(end.error) == pytest.approx(float(exact.error), rel=0.5)  # relative to all weights, moving or not
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["many hidden units", "three layers"])
 def test_a_classification_flows_as_the_whole_network_does(name):
     network = CASES[name][0]

@@ -30,6 +30,7 @@ def test_a_second_call_reads_what_the_first_has_kept(runs, store, monkeypatch):
     assert [run.row() for run in again] == [run.row() for run in runs]
 
 
+@pytest.mark.slow
 def test_runs_start_at_the_prescribed_coefficients_and_agree(runs):
     assert len(runs) == 12
     z = reproduce.directions()
@@ -39,6 +40,7 @@ def test_runs_start_at_the_prescribed_coefficients_and_agree(runs):
         assert run.agrees
 
 
+@pytest.mark.slow
 def test_a_disagreement_is_said(runs):
     tasks = ["regression", "classification"] * 6
     wrong = [
@@ -52,12 +54,14 @@ def test_a_disagreement_is_said(runs):
     assert not unfinished.agrees
 
 
+@pytest.mark.slow
 def test_what_is_said_at_the_end_fits_a_terminal(runs):
     both = [dataclasses.replace(run, task=task) for run in runs for task in ("regression", "classification")] * 3
     said = f"{reproduce.WHAT_TO_LOOK_AT}\n{reproduce.findings(both)}\n{reproduce.verdict(both)}"
     assert max(map(len, said.splitlines())) <= 80
 
 
+@pytest.mark.slow
 def test_figures_show_every_run(runs):
     figure = plot.section_6_figure(runs, [("regression", 0.01), ("regression", 1.0)], columns=2)
     assert len(figure.axes) == 2

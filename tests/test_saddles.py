@@ -89,6 +89,7 @@ def followed(problem, log_alpha):
     return found, gflow.flow(network, problem, log_alpha=log_alpha, save=gflow.Steps(2048), until=until)
 
 
+@pytest.mark.slow
 def test_jumps_come_when_the_flow_in_dual_coordinates_jumps():
     found, path = followed(TOY, -2300.0)
     assert path.steps < 2048

@@ -34,6 +34,7 @@ def product(coordinates, _):
     return {"product": coordinates["a"] * coordinates["b"], "vector": coordinates["a"] * jnp.ones(3)}
 
 
+@pytest.mark.slow
 def test_several_verbs_at_once_with_labels_and_provenance():
     verbs = {"end": gflow.limit, "expected": gflow.predict.limit, "apart": gflow.compare, "beta": lambda n, p: n(p.X)}
     grid = {"alpha": ("alpha", ALPHAS, {"units": "1"}), "seed": np.arange(3)}

@@ -92,6 +92,7 @@ TOML = """
 POOL = "functools.partial(ProcessPoolExecutor, 2, mp_context=get_context('spawn'))"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "call",
     [

@@ -146,6 +146,7 @@ def capped_flow(A, loss=gflow.exponential, exact=True, log_alpha=1.0):
     return classification._CappedFlow(coordinates, A, problem, jnp.array(1e4), jnp.array(1e-7), exact)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize("loss", [gflow.exponential, gflow.logistic])
 def test_the_logarithm_of_minus_the_log_loss_is_the_clock(loss, exact):

@@ -394,6 +394,7 @@ def test_a_diverged_descent_has_a_status():
     assert run.end.route == gflow.Route.descent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", list(VERBS)[::3])
 def test_a_record_is_saved_and_read_by_equinox(make, tmp_path):
     record = VERBS[make](1)

@@ -148,6 +148,7 @@ def test_a_network_with_modes_has_the_dual_route_and_theorem_5(alpha):
     assert gflow.compare(end, expected).distance < 1e-9
 
 
+@pytest.mark.slow
 def test_coordinates_that_are_switched_off_stay_zero():
     start = eqx.tree_at(lambda n: n.c, WEIGHTED, WEIGHTED.c.at[0].set(0.0))
     end = gflow.limit(start, PROBLEM)
@@ -232,6 +233,7 @@ def test_a_two_dimensional_convolution_is_one():
     np.testing.assert_allclose(w.ravel() @ M @ image.ravel(), CONVOLUTION(IMAGES.X)[0], rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("network", "problem"), [(RESIDUAL, PROBLEM), (CONVOLUTION, IMAGES)], ids=["residual", "2-d"])
 def test_a_network_without_structure_has_a_path_and_a_limit_with_an_honest_error(network, problem):
     path = gflow.flow(network, problem)

@@ -164,6 +164,7 @@ def test_the_linear_model_is_the_diagonal_network_of_one_layer():
     np.testing.assert_allclose(end.coefficients(), expected, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_flow_of_a_complex_decomposition_is_that_of_the_real_network():
     problem = gflow.Regression(*normals(5, (2, D), 2))
     network = fourier(3)

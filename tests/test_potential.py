@@ -69,6 +69,7 @@ def roundtrip(q, L):
     return s, potential.q_of(s, L), potential.h(s, L)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("L", DEPTHS)
 def test_lemma_4_differential_equations(L):
     t = 0.6 * min(1.0, potential.blow_up(L)) * jnp.linspace(-1, 1, 7).at[3].set(0.0)

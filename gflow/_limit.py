@@ -22,8 +22,8 @@ from .dual.newton import MOST_ITERATIONS
 from .dual.vertex import Vertex
 from .dynamics import Dynamics, WeightDecay
 from .flows.beyond import limit_direction
-from .flows.clocks import GradientClock, LossClock
-from .flows.polish import can_polish
+from .flows.clocks import GradientClock, LossClock, norm
+from .flows.polish import ACTIVE, can_polish
 from .flows.radau import MOST_OUTPUTS, Radau
 from .flows.smaller import Followed, on_smaller
 from .flows.stopping import AtLogLosses, Fitted, LogLoss, Near, discrepancy_size
@@ -76,8 +76,8 @@ def limit(
     little, whose ties of margins float64 cannot hold to the end.
 
     By weights a network that is homogeneous (`degree`), in float64 and with the data points has at most 500 unknowns
-    is followed to s = 10^10, then beyond every loss, where only ratios of margins matter, and its limit solves the KKT
-    system of min ½‖Θ‖² s.t. y_i f(x_i; Θ) ≥ 1 (Lyu & Li 2020): `error` is then at round-off. It is claimed only at a
+    is followed to s = 10^10, or as far beyond 10^5 as its steps go, then beyond every loss, where only ratios of margins
+    matter, and its limit solves the KKT system of min ½‖Θ‖² s.t. y_i f(x_i; Θ) ≥ 1 (Lyu & Li 2020): `error` is then at round-off. It is claimed only at a
     minimum, by the second variation, that two such paths reach and approach at the rate they should; saddles and
     plateaus solve the first-order conditions too. The margins of a direction that was solved for are tied to round-off,
     and do not tell the shares of the data points that its `certificate` has found.
@@ -374,13 +374,17 @@ def _direction_of_weights(followed: Followed, options: tuple[Scalar, Weights]) -
     turned = _with_evidence(end, given, left, tolerance, shares)
     if not can_polish(network, problem):
         return turned
-    before = with_weights(network, clock.weights(jax.tree.map(lambda v: v[1], run.rows.states)))
+    # Ties of small margins may take all steps before the last reading; from the first one on ratios are what matters.
+    second, enough = run.rows.kept[1], run.rows.kept[0] & (end.converged | (end.status == Status.step_limit))
+    before = jax.tree.map(lambda v: jnp.where(second, v[1], v[0]), run.rows.states)
     in_turn = partial(after, hopeless.astype(dtype))  # see `gflow._order`
-    before, there = jax.tree.map(in_turn, (before, reached.network))
+    before, there = jax.tree.map(in_turn, (with_weights(network, clock.weights(before)), reached.network))
     found, certain = limit_direction(before, there, problem)
     there = _whole_direction(followed, found.network, end)
-    proved = end.converged & certain
-    proved &= homogeneous_kkt_residual(there.network, given, found.shares) <= _STATIONARY
+    there = dataclasses.replace(there, status=Status.where(enough, Status.converged, end.status))
+    proved = enough & certain
+    rounded = _rounded(there.network, given, found.shares)
+    proved &= homogeneous_kkt_residual(there.network, given, found.shares) <= _STATIONARY + rounded
     there = _with_evidence(there, given, found.error, tolerance, found.shares)
     return jax.tree.map(lambda v, w: jnp.where(proved, v, w), there, turned)
 
@@ -394,6 +398,16 @@ def _is_inseparable(problem: Classification, unless: Bool[Array, ""]) -> Bool[Ar
 
 
 _STATIONARY = 1e-10  # KKT residual of the direction that is returned, whose terms are of size 1
+
+
+def _rounded(network: Network, problem: Classification, shares: Array) -> Scalar:
+    """Round-off in the margins that matter, relative to them: their terms may be many times as large."""
+    outputs, pull_back = jax.vjp(lambda v: with_weights(network, v)(problem.X), network.weights)
+    slopes = jax.vmap(lambda one: norm(pull_back(one)[0]))(jnp.eye(outputs.size, dtype=outputs.dtype))
+    terms = shares * slopes
+    slope = jnp.max(jnp.where(terms > ACTIVE * jnp.max(terms), slopes, 0.0))
+    epsilon = jnp.finfo(outputs.dtype).eps
+    return epsilon * slope * norm(network.weights) / jnp.abs(shares @ problem.margins(outputs))
 
 
 def _whole_direction(followed: Followed, small: Any, end: Solution) -> Solution:

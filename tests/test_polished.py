@@ -4,11 +4,13 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optimistix
 import pytest
+from truth import exact_margin
 
 import gflow
-from gflow import measures
-from gflow.flows import beyond, polish
+from gflow import _limit, measures
+from gflow.flows import beyond, implicit, polish
 from gflow.flows.polish import LARGEST, can_polish
 
 polished = jax.jit(polish.polished)
@@ -134,7 +136,10 @@ def test_a_tie_along_which_coefficients_turn_is_no_certain_limit():
 
 def test_a_path_that_rests_and_moves_on_is_noticed():
     rule = beyond._AtRest()
-    still, moving = jnp.zeros(2), jnp.ones(2)
+    still, moving = (beyond._Place(jnp.full(2, speed), jnp.zeros(3)) for speed in (0.0, 1.0))
+
+    def slowly(state, speed):
+        return state._replace(theta=state.theta + speed)
 
     def walk(*states):
         memory, last = rule.start(jnp.zeros(()), still), still
@@ -143,9 +148,54 @@ def test_a_path_that_rests_and_moves_on_is_noticed():
             last = state
         return bool(memory.stirred)
 
-    assert walk(moving, moving + 1e-7, still)
-    assert not walk(moving, moving + 1e-5, still)
-    assert not walk(moving, still, still + 1e-7)
+    assert walk(moving, slowly(moving, 1e-7), still)
+    assert not walk(moving, slowly(moving, 1e-5), still)
+    assert not walk(moving, still, slowly(still, 1e-7))
+
+
+def narrow(width, length=1.0):
+    """Two pairs of points that contradict each other but for `width`, the first `length` times as long."""
+    A = np.array([[1.0, 0.3, -0.2], [-1.0, -0.3, 0.2], [0.4, -1.0, 0.5], [-0.4, 1.0, -0.5]])
+    b = np.cross(A[0], A[2])
+    A = (A + width * np.array([[1.0], [1.5], [1.2], [1.7]]) * b) * np.array([[length], [1.0], [1.0], [1.0]])
+    return A, gflow.Classification(A, jnp.ones(4))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "length"), [(1e-2, 1.0), (1e-5, 1.0), (1e-2, 1e5)])
+def test_margins_far_smaller_than_their_terms_are_tied_beyond_every_loss(width, length):
+    A, problem = narrow(width, length)
+    weights = RNG.standard_normal((3, 2)), RNG.standard_normal(2)
+    end = gflow.limit(gflow.scale(gflow.FullyConnected(weights), 0.1), problem, method=gflow.Weights())
+    exact = exact_margin(A, np.asarray(gflow.predict.maximum_margin(problem, 2).coefficients), 2)
+    assert end.converged
+    assert gflow.angle(end.direction, np.array([float(v) for v in exact])) <= end.error <= 1e-9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("steps", "answered"), [(180, True), (120, False)])
+def test_a_path_that_ends_early_is_enough_beyond_the_first_reading_alone(steps, answered):
+    start = gflow.FullyConnected((jnp.ones((6, 2)) / 3, jnp.array([1.0, -0.5])))
+    end = gflow.limit(start, PROBLEM, method=gflow.Weights(max_steps=steps))
+    assert end.converged == answered
+    assert (end.log_loss < -1e5) == answered
+    assert end.log_loss > -1e10
+    assert answered or end.status == gflow.Status.step_limit
+
+
+def test_round_off_is_that_of_the_rows_that_matter():
+    linear = gflow.Diagonal((jnp.array([1.0, 1e-12]),))
+    problem = gflow.Classification([[1.0, 0.0], [0.0, 1e12]], jnp.ones(2))
+    assert _limit._rounded(linear, problem, jnp.array([1.0, 0.0])) < 1e-15
+    assert _limit._rounded(linear, problem, jnp.array([1.0, 1e-12])) > 1e-5
+
+
+def test_rows_of_implicit_equations_may_have_any_units():
+    """Without them the first row would be the pivot, and the 1 of the second lost beside it."""
+    A = jnp.array([[2.0, 1e25], [1.0, 1.0]])
+    finder = implicit.RoundOffNewton(rtol=1e-9, atol=1e-9)
+    root = optimistix.root_find(lambda z, args: A @ z - A @ jnp.ones(2), finder, jnp.zeros(2), args=(1.0,))
+    np.testing.assert_allclose(root.value, 1.0, rtol=0, atol=1e-12)
 
 
 def test_what_is_large_or_single_or_not_homogeneous_is_not_polished():

@@ -8,6 +8,10 @@ Let f be homogeneous of degree L, θ = Θ/‖Θ‖ and m_i = y_i f(x_i; θ). In 
 The shares tie the smallest margins to each other, the more closely the further the flow has gone. Here q_i ∝ m_i^{−κ}
 does so with a fixed κ: the same path up to a relative 1/κ, and no loss or norm is left in it. Where plateaus last for
 hundreds of decades of the loss this walks over them.
+
+The logits ℓ = log q are state of their own, which the margins draw to their place: m_i e^{ℓ_i/κ} = m_j e^{ℓ_j/κ}. In θ
+and ℓ these are all but linear, as an interior-point method's equations are in its unknowns and multipliers. In θ alone
+κ/m_i would magnify its errors: the smaller margins are beside their terms, the shorter steps would have to be.
 """
 
 from collections.abc import Callable
@@ -33,7 +37,14 @@ _KAPPAS = (1e4, 1e5)  # margins larger by 14/κ are told from active ones; round
 _AGREED = 1e-9  # radians, of two points each known to 1e-11 or better
 _NEAR = 0.1  # radians, from where on differences are small enough to fall like 1/κ
 _RESOLVED = 1.4e-4  # radians: 14/κ of the second path, to which it ties margins and by which it may miss near data
+_COARSE = 1e-7  # logits in these units: the tolerance below which θ is absolute is then a hundredth of a logit
+_FAST = 1e24  # rate at which logits follow: far above 4κ Σ q_i ‖∇ log m_i‖² / L, below which the ties would swing
 _STILL, _STIRRED = 1e-6, 1e-5  # speeds, by log ‖Θ‖: with a distance to a saddle like the first, errors choose the exit
+
+
+class _Place(NamedTuple):
+    theta: Float[Array, " N"]
+    logits: Float[Array, " n"]  # in units of 1 / _COARSE
 
 
 class _Shares(NamedTuple):
@@ -47,13 +58,21 @@ class _Shares(NamedTuple):
         network = with_weights(self.network, ravel_pytree(self.network.weights)[1](theta))
         return self.problem.margins(network(self.problem.X))
 
-    def of(self, margins: Float[Array, " n"]) -> Float[Array, " n"]:
-        return jax.nn.softmax(-self.kappa * jnp.log(margins))
+    def start(self, theta: Float[Array, " N"]) -> _Place:
+        return _Place(theta, _COARSE * jax.nn.log_softmax(-self.kappa * jnp.log(self.margins(theta))))
 
-    def __call__(self, tau: Scalar, theta: Float[Array, " N"]) -> Float[Array, " N"]:
-        margins, pull_back = jax.vjp(self.margins, theta)
-        q = self.of(margins)
-        return pull_back(q)[0] / (self.network.degree * (q @ margins)) - theta
+    def shares(self, place: _Place) -> Float[Array, " n"]:
+        return jax.nn.softmax(place.logits / _COARSE)
+
+    def __call__(self, tau: Scalar, place: _Place) -> _Place:
+        margins, pull_back = jax.vjp(self.margins, place.theta)
+        q, logits = self.shares(place), place.logits / _COARSE
+        tied = margins * jnp.exp(logits / self.kappa)
+        off = self.kappa * (tied / (q @ tied) - 1) + jax.nn.logsumexp(logits)
+        return _Place(
+            theta=pull_back(q)[0] / (self.network.degree * (q @ margins)) - place.theta,
+            logits=-_COARSE * _FAST * off,
+        )
 
 
 class _Stirring(NamedTuple):
@@ -67,12 +86,12 @@ class _AtRest(Saving):
     """Keeps no rows, but whether a path has come so near to a saddle that its errors chose where it went on to."""
 
     def start(self, tau: Scalar, state: PyTree) -> _Stirring:
-        return _Stirring(jnp.full((), jnp.inf, state.dtype), jnp.zeros((), bool))
+        return _Stirring(jnp.full_like(tau, jnp.inf), jnp.zeros((), bool))
 
     def after(
         self, memory: _Stirring, tau_0: Scalar, tau_1: Scalar, state: PyTree, between: Callable[[Scalar], PyTree]
     ) -> _Stirring:
-        speed = jnp.linalg.norm(state - between(tau_0)) / (tau_1 - tau_0)
+        speed = jnp.linalg.norm(state.theta - between(tau_0).theta) / (tau_1 - tau_0)
         stirred = memory.stirred | ((memory.least < _STILL) & (speed > _STIRRED))
         return _Stirring(jnp.minimum(memory.least, speed), stirred)
 
@@ -119,7 +138,7 @@ def _followed(network: Any, problem: Any, kappa: Scalar) -> tuple[Any, Float[Arr
         Integration(
             field=field,
             solver=implicit.newton(),
-            start=theta,
+            start=field.start(theta),
             first=jnp.zeros((), theta.dtype),
             last=jnp.where(classified, jnp.asarray(_LAST, theta.dtype), 0.0),
             rtol=_RTOL,
@@ -129,4 +148,4 @@ def _followed(network: Any, problem: Any, kappa: Scalar) -> tuple[Any, Float[Arr
         )
     )
     straight = (run.result == diffrax.RESULTS.successful) & classified & ~run.rows.stirred
-    return with_weights(network, unravel(run.state)), field.of(field.margins(run.state)), straight
+    return with_weights(network, unravel(run.state.theta)), field.shares(run.state), straight

@@ -61,8 +61,8 @@ class RoundOffNewton(optimistix.AbstractRootFinder):
         self, fn: Callable, y: PyTree, args: PyTree, options: dict[str, Any], state: _State, tags: frozenset[object]
     ) -> tuple[PyTree, _State, PyTree]:
         value, aux = fn(y, args)
-        operator, factors = state.jacobian if self.once else _factor(fn, y, args, tags)
-        solved = lineax.linear_solve(operator, value, _SOLVER, state=factors, throw=False)
+        operator, factors, units = state.jacobian if self.once else _factor(fn, y, args, tags)
+        solved = lineax.linear_solve(operator, value / units, _SOLVER, state=factors, throw=False)
         new = jax.tree.map(lambda v, change: v - change, y, solved.value)
         in_units = jax.tree.map(lambda c, v: c / (self.atol + self.rtol * jnp.abs(v)), solved.value, new)
         change = self.norm(in_units)
@@ -103,10 +103,15 @@ MOST_UNKNOWNS = 512  # beyond, the factors of one step take longer than the tens
 _SOLVER = lineax.AutoLinearSolver(well_posed=None)
 
 
-def _factor(fn: Callable, y: PyTree, args: PyTree, tags: frozenset[object]) -> tuple[Any, Any]:
-    operator = lineax.linearise(lineax.JacobianLinearOperator(lambda y, args: fn(y, args)[0], y, args, tags=tags))
+def _factor(fn: Callable, y: Array, args: PyTree, tags: frozenset[object]) -> tuple[Any, Any, Array]:
+    """The Jacobian, its rows divided by their largest entries, its factors, and those: the rows of fast variables would
+    be taken for pivots because of their units alone."""
+    matrix = lineax.JacobianLinearOperator(lambda y, args: fn(y, args)[0], y, args, tags=tags).as_matrix()
+    units = jnp.max(jnp.abs(matrix), axis=1)
+    units = jax.lax.stop_gradient(jnp.where(units > 0, units, 1.0))
+    operator = lineax.MatrixLinearOperator(matrix / units[:, None])
     dynamic, static = eqx.partition(_SOLVER.init(operator, options={}), eqx.is_array)
-    return operator, eqx.combine(jax.lax.stop_gradient(dynamic), static)
+    return operator, eqx.combine(jax.lax.stop_gradient(dynamic), static), units
 
 
 def chord() -> diffrax.Kvaerno5:

@@ -26,7 +26,7 @@ from ..networks import LinearNetwork, with_weights
 from ..problems import Classification
 
 LARGEST = 500  # unknowns: an eigenvalue problem of this size takes a tenth of a second, and there are about ten
-_SHARE = 1e-6  # of Θ, the size of a data point's term in it, below which it is not active; its margin is then larger
+ACTIVE = 1e-6  # of Θ, the size of a data point's term in it, below which it is not active; its margin is then larger
 _SOLVED = 1e-13  # of the equations, whose terms are of size 1: round-off in sums of `LARGEST` terms
 _ACCEPTED = 1e-11
 _LOOSE = 1e-9  # by which margins are larger that are not active
@@ -144,7 +144,7 @@ def polished(network: Any, problem: Classification, shares: Float[Array, " n"]) 
         some, z = solve(at.active)
         at_z, multipliers = some.split(z)
         multipliers, excess = jnp.where(at.active, multipliers, 1.0), some.slopes * some.slack(at_z)
-        pulls, is_loose = jnp.min(multipliers) < -_SHARE, jnp.max(excess) > _LOOSE
+        pulls, is_loose = jnp.min(multipliers) < -ACTIVE, jnp.max(excess) > _LOOSE
         worst = jnp.where(pulls, jnp.argmin(multipliers), jnp.argmax(excess))
         done = ~(pulls | is_loose)
         return _Round(at.active & (done | (jnp.arange(shares.size) != worst)), z, at.rounds + 1, done)
@@ -169,7 +169,7 @@ def polished(network: Any, problem: Classification, shares: Float[Array, " n"]) 
     moving = _moving(system, constant_of(theta), vectors)
     rounded = left + jnp.finfo(z.dtype).eps * system.terms()
     solved = jnp.maximum(left, _size(system.slack(theta))) <= _ACCEPTED * system.room()
-    positive = jnp.min(jnp.where(system.active, multipliers, 1.0)) > _SHARE
+    positive = jnp.min(jnp.where(system.active, multipliers, 1.0)) > ACTIVE
     multipliers = multipliers / system.slopes
     others = jnp.min(jnp.where(system.active, jnp.inf, system.margins(theta))) > 1 + _LOOSE
     isolated = jnp.max(jnp.where(flat, moving, 0.0)) <= _TURNING
@@ -204,7 +204,7 @@ def _system(network: Any, problem: Any, shares: Array) -> tuple[Array, _System]:
     slopes = jnp.linalg.norm(jax.jacrev(system.margins)(theta), axis=1)
     slopes = jnp.where(slopes > 0, slopes, 1.0)
     terms = shares * slopes / network.degree  # of rows that are a million times as long, shares are as much smaller
-    return theta, eqx.tree_at(lambda s: (s.active, s.slopes, s.first), system, (terms > _SHARE, slopes, terms))
+    return theta, eqx.tree_at(lambda s: (s.active, s.slopes, s.first), system, (terms > ACTIVE, slopes, terms))
 
 
 def _with_active(system: _System, theta: Array, active: Bool[Array, " n"]) -> _System:

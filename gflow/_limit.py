@@ -383,8 +383,8 @@ def _direction_of_weights(followed: Followed, options: tuple[Scalar, Weights]) -
     there = _whole_direction(followed, found.network, end)
     there = dataclasses.replace(there, status=Status.where(enough, Status.converged, end.status))
     proved = enough & certain
-    rounded = _rounded(there.network, given, found.shares)
-    proved &= homogeneous_kkt_residual(there.network, given, found.shares) <= _STATIONARY + rounded
+    accepted = jnp.minimum(_STATIONARY + _rounded(there.network, given, found.shares), tolerance)
+    proved &= homogeneous_kkt_residual(there.network, given, found.shares) <= accepted
     there = _with_evidence(there, given, found.error, tolerance, found.shares)
     return jax.tree.map(lambda v, w: jnp.where(proved, v, w), there, turned)
 

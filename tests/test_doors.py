@@ -311,9 +311,8 @@ def test_rows_are_thinned_evenly_and_end_at_the_end():
         at = [int(i) for i in jnp.searchsorted(every.log_times[: steps + 1], few.log_times)]
         strides = np.diff([i for i in at[1:-1] if i < steps])
         assert len(set(strides.tolist())) <= 1
-        rows = jnp.array(at)
         for v, w in zip(few.followed.weights, every.followed.weights, strict=True):
-            np.testing.assert_array_equal(v, w[rows])
+            np.testing.assert_array_equal(v, w[jnp.array(at)])
 
 
 @pytest.mark.slow

@@ -2,11 +2,12 @@
 
     python -u benchmarks/network_limits.py [lanes] [seed] [words of a row's name, this|or that …]
 
-Half an hour and more for the 6 lanes that are the default (24 of 36 rows of 3 took 14 minutes). The inputs and targets are those of `regression_limits.py`, at
-initial scales from 10^−12 to 10^4. A row is a network at one shape; its lanes go through all inputs and starts. The
-truth is, where a network is a diagonal one in other coordinates, the latter's limit in dual coordinates, which that
-other script holds to many digits, and else SciPy's LSODA on all weights, for every sixth lane. Wrong is an answer that
-is further from it than its `error` and what the reference itself may be off. Each is printed, and what is unanswered.
+Half an hour and more for the 6 lanes that are the default (24 of the 36 rows took 14 minutes with 3). The inputs and
+targets are those of `regression_limits.py`, at initial scales from 10^−12 to 10^4. A row is a network at one shape; its
+lanes go through all inputs and starts. The truth is, where a network is a diagonal one in other coordinates, the
+latter's limit in dual coordinates, which that other script holds to many digits, and else SciPy's LSODA on all weights,
+for every sixth lane. Wrong is an answer that is further from it than its `error` and what the reference itself may be
+off. Each is printed, and what is unanswered.
 """
 
 import collections

@@ -137,7 +137,9 @@ def limit(
     if found is None:
         return _by_weights(_ask.scaled(network, log_alpha), problem, tolerance, _weights(method))
     dual = method if isinstance(method, Dual) else Dual()
-    return _by_dual(network, problem, log_alpha, tolerance, dual, _known(network, problem, dual))
+    asked = network, problem, log_alpha, tolerance, dual
+    end = _at_once(*asked) if len(found.eta) == 2 else None
+    return _by_dual(*asked, _known(network, problem, dual)) if end is None else end
 
 
 def _require_discrepancy(network: Network, problem: Problem) -> None:
@@ -207,6 +209,17 @@ def _weights(method: Method) -> Weights:
     return method if isinstance(method, Weights) else Weights()
 
 
+def _at_once(
+    network: NetworkT, problem: Problem, log_alpha: Scalar, tolerance: Scalar, method: Dual
+) -> Solution[NetworkT] | None:
+    """The limit point of two layers where values are seen and it needs no basis of columns: most of the program is
+    not compiled then. Inside `jit` it is, and the result is the same."""
+    if isinstance(problem, Classification) or not all_concrete((network, problem, log_alpha, tolerance)):
+        return None
+    end = _by_dual(network, problem, log_alpha, tolerance, method, None, only_plain=True)
+    return end if end.converged else None
+
+
 def _known(network: Network, problem: Problem, method: Dual) -> Vertex | None:
     """The direction of two layers where values are seen and say that it is certain: no flow is compiled then. Inside
     `jit` both are in the program, and the result is the same."""
@@ -226,13 +239,20 @@ def _largest_margin(network: Network, problem: Classification, method: Dual) -> 
 @eqx.filter_jit
 @eqx.debug.assert_max_traces(max_traces=None)
 def _by_dual(
-    network: NetworkT, problem: Problem, log_alpha: Scalar, tolerance: Scalar, method: Dual, known: Vertex | None
+    network: NetworkT,
+    problem: Problem,
+    log_alpha: Scalar,
+    tolerance: Scalar,
+    method: Dual,
+    known: Vertex | None,
+    only_plain: bool = False,
 ) -> Solution[NetworkT]:
     _require_discrepancy(network, problem)
     found, dtype = _ask.dual_form(network, problem, method), log_alpha.dtype
     if not isinstance(problem, Classification):
         steps = MOST_ITERATIONS if method.max_steps is None else method.max_steps
-        return dual_regression.limit(network, problem, found, log_alpha, tolerance=tolerance, max_steps=steps)
+        options = {"tolerance": tolerance, "max_steps": steps, "only_plain": only_plain}
+        return dual_regression.limit(network, problem, found, log_alpha, **options)
     return dual_classification.direction(
         network,
         problem,

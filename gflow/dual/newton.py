@@ -18,7 +18,8 @@ path x(log α) is asymptotically a straight line, so strides triple.
 
 import dataclasses
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -28,7 +29,7 @@ from jaxtyping import Array, Bool, Float, Int, Scalar
 
 from .._order import after
 from . import basis as bases
-from . import cone, projection
+from . import cone, plain, projection
 from .basis import Basis
 from .coordinates import Coordinates
 from .digits import difference, exponent_of, ldexp, resolution
@@ -131,12 +132,18 @@ class _State(NamedTuple):
 
 
 def newton(
-    coordinates: Coordinates, Z: Float[Array, "n m"], y: Float[Array, " n"], *, max_iterations: int = MOST_ITERATIONS
+    coordinates: Coordinates,
+    Z: Float[Array, "n m"],
+    y: Float[Array, " n"],
+    *,
+    max_iterations: int = MOST_ITERATIONS,
+    only_plain: bool = False,
 ) -> tuple[Coordinates, Limit, Scalar]:
     """The limit of the flow ν̇ = y − Zρ(Zᵀν) from ν = 0.
 
     Returns the coordinates in a unit u in which the outputs are of size 1 (α is divided by u^{1/L}), the limit in them,
-    and log u. Where y is not in the range of Z it is first projected: the flow does not feel the rest.
+    and log u. Where y is not in the range of Z it is first projected: the flow does not feel the rest. With two layers
+    bases are for what `plain` cannot do; with `only_plain` there are none, and `errors` are then ∞.
 
     May be compiled and batched, and differentiated (to any order) by `coordinates`, `Z` and `y`: the derivative
     is that of the equations' solution (implicit function theorem), and costs one more linear solve.
@@ -153,6 +160,75 @@ def newton(
     coordinates = _at(coordinates, coordinates.log_scale - log_u / coordinates.depth)
 
     metric = ldexp(jnp.ones_like(target), rows - jnp.max(rows))  # of the data, relative
+    operands = coordinates, Z, target, metric, max_iterations
+    if coordinates.depth == 2:
+        is_good, end = _without_basis(coordinates, Z, target)
+        if only_plain:
+            end = dataclasses.replace(end, errors=jnp.where(is_good, end.errors, jnp.inf))
+        else:
+            end = _or_else(is_good, end, _by_bases, operands)
+    else:
+        end = _by_bases(operands)
+    return coordinates, dataclasses.replace(end, nu=ldexp(end.nu, -rows), fitted=ldexp(end.fitted, rows)), log_u
+
+
+def _without_basis(coordinates: Coordinates, Z: Array, target: Array) -> tuple[Bool[Array, ""], Limit]:
+    """The limit of two layers by `plain`, and whether it is as good as one by a basis of columns is."""
+    # What no row sees stays where it starts, and has no part in the outputs' round-off, however large it is.
+    coordinates = dataclasses.replace(coordinates, frozen=coordinates.frozen | ~_seen(Z))
+    found = plain.solve(coordinates, Z, target)
+    fixed, Z, target = jax.lax.stop_gradient((coordinates, Z, target))
+    x = jax.lax.stop_gradient(found.angles)
+    rho, zeta = fixed.rho(x), fixed.zeta(x)
+    equations = _Equations(rho, zeta, difference(target, Z, rho), found.nu @ Z - zeta)
+    bound = plain.errors(fixed, Z, target, found)
+    end = _evidence(fixed, Z, target, found.angles, found.nu, equations, found.nu @ equations.misfit)
+    end = dataclasses.replace(end, errors=bound, iterations=found.iterations)
+    largest = jnp.max(jnp.abs(rho))
+    return (jnp.max(bound) <= _GOOD * float(jnp.finfo(rho.dtype).eps) * largest) & end.finite, end
+
+
+_GOOD = 1e4  # units of round-off, relative to the largest ρ: 2e-12, what the bound is by a basis on ordinary data
+
+
+@eqx.filter_custom_jvp
+def _or_else(is_good: Bool[Array, ""], found: Limit, search: Callable, operands: tuple) -> Limit:
+    """`found` where it is good, and else search(operands), which a batch of nothing but good ones does without: a loop
+    of one round, where `cond` would become a choice between two results."""
+
+    def once(state: tuple) -> tuple:
+        # After the loop has begun: XLA would do what no state changes before it, whether or not it begins.
+        arrays, others = eqx.partition(operands, eqx.is_array)
+        arrays, _ = jax.lax.optimization_barrier((arrays, state[0]))
+        return jnp.array(True), search(eqx.combine(arrays, others))
+
+    return jax.lax.while_loop(lambda state: ~state[0], once, (is_good, jax.lax.stop_gradient(found)))[1]
+
+
+@_or_else.def_jvp
+def _(primals: tuple, tangents: tuple) -> tuple[Limit, Any]:
+    is_good, found, search, operands = primals
+    _, moved, _, operands_moved = tangents
+
+    def of_search() -> tuple[Limit, Any]:
+        end, moved = eqx.filter_jvp(search, (operands,), (operands_moved,))
+        return end, _tangents(end, moved)
+
+    return jax.lax.cond(is_good, lambda: (found, _tangents(found, moved)), of_search)
+
+
+def _tangents(end: Limit, moved: Any) -> Any:
+    """With zeros for those that are None, of what has derivatives."""
+
+    def tangent(v: Array, t: Array | None) -> Array | None:
+        return t if t is not None or not eqx.is_inexact_array(v) else jnp.zeros_like(v)
+
+    return jax.tree.map(tangent, end, moved)
+
+
+def _by_bases(operands: tuple[Coordinates, Array, Array, Array, int]) -> Limit:
+    """The limit, by bases of columns."""
+    coordinates, Z, target, metric, max_iterations = operands
     reach = _within_reach(coordinates.side, Z, target, metric)
     Z = jnp.where(reach.dead, 0.0, Z)
     first = bases.improved(bases.start(Z), _slopes(coordinates, coordinates.start).w, 2.0)
@@ -173,15 +249,14 @@ def newton(
     end = _certify(*jax.lax.stop_gradient((coordinates, equations)), basis, inverse_gram, x, state.iterations)
     fitted = equations.outputs
     sizes = jnp.abs(target) + jnp.max(jnp.abs(coordinates.rho(end.angles)))
-    end = dataclasses.replace(
+    return dataclasses.replace(
         end,
         angles=jnp.where(reach.dead, -coordinates.side * _DEAD, end.angles),
-        nu=ldexp(jax.lax.stop_gradient(end.nu @ equations.back), -rows),
+        nu=jax.lax.stop_gradient(end.nu @ equations.back),
         residual=jnp.maximum(end.residual, reach.violation),
-        fitted=ldexp(fitted, rows),
+        fitted=fitted,
         misfit=jnp.max(jnp.abs(target - fitted) / jnp.where(sizes > 0, sizes, 1.0)),
     )
-    return coordinates, end, log_u
 
 
 _DEAD = 1e4  # the angle, inwards, at which a coordinate that dies is
@@ -481,23 +556,34 @@ def _certify(
     seen = jnp.where(_seen(Z), rho, 0.0)
     misfit = jnp.where(basis.active, basis.inverse @ difference(target, Z, seen), 0.0)
     equations = _Equations(rho, zeta, misfit, _slack(basis, zeta))
+    zeta_B, outputs = basis.of_rows(zeta, 0.0), jnp.where(basis.active, target, 0.0)
+    end = _evidence(coordinates, Z, outputs, angles, basis.inverse.T @ zeta_B, equations, zeta_B @ misfit)
+    errors = _errors(coordinates, solved, basis, inverse_gram, x, equations)
+    return dataclasses.replace(end, errors=errors, iterations=iterations)
+
+
+def _evidence(
+    coordinates: Coordinates, Z: Array, target: Array, angles: Array, nu: Array, equations: _Equations, pairing: Scalar
+) -> Limit:
+    """What the equations' residuals say of the limit; `pairing` is ν times the misfit. Without `errors`."""
+    x, rho, zeta = jax.lax.stop_gradient(angles), equations.rho, equations.zeta
     D = _exp(coordinates.log_rho_slope(x) - coordinates.log_zeta_slope(x))
-    gap = jnp.abs(basis.of_rows(zeta, 0.0) @ equations.misfit) + jnp.sum(D * equations.slack**2) / 2
+    gap = jnp.abs(pairing) + jnp.sum(D * equations.slack**2) / 2
     potential = rho @ zeta - jnp.sum(coordinates.conjugate(x))
-    largest = jnp.max(jnp.abs(seen)) + _left_of_start(coordinates, Z, target)
+    largest = jnp.max(jnp.where(_seen(Z), jnp.abs(rho), 0.0)) + _left_of_start(coordinates, Z, target)
     sizes = jnp.max(jnp.abs(Z), axis=1) * largest + jnp.abs(target)
     off = jnp.abs(target - Z @ rho) / jnp.where(sizes > 0, sizes, 1.0)
     largest = jnp.max(jnp.abs(zeta))
     return Limit(
         angles=angles,
-        nu=basis.inverse.T @ basis.of_rows(zeta, 0.0),
-        errors=_errors(coordinates, solved, basis, inverse_gram, x, equations),
-        residual=jnp.max(jnp.where(basis.active, off, 0.0)),
+        nu=nu,
+        errors=jnp.full_like(rho, jnp.inf),
+        residual=jnp.max(off),
         dual_residual=jnp.max(jnp.abs(equations.slack)) / jnp.where(largest > 0, largest, 1.0),
         gap=gap / jnp.where(potential > 0, potential, 1.0),
         fitted=target,
         misfit=jnp.zeros_like(gap),
-        iterations=iterations,
+        iterations=jnp.array(0),
         finite=jnp.isfinite(rho).all() & jnp.isfinite(zeta).all(),
     )
 

@@ -39,10 +39,11 @@ def limit(
     tolerance: float | Scalar,
     max_steps: int,
     begun: Coordinates | None = None,
+    only_plain: bool = False,
 ) -> Solution[NetworkT]:
     """The limit point of gradient flow from e^`log_alpha` times `network`, by Newton's method.
 
-    `begun`: where it starts, if not there.
+    `begun`: where it starts, if not there. `only_plain`: see `newton`.
 
     Its derivatives are those of the equations that the limit solves. (To differentiate the limit as a steady state of
     the flow, as the adjoints made for steady states do, is wrong: the steady states form a continuum, and the start
@@ -50,7 +51,7 @@ def limit(
     """
     elsewhere = begun is not None
     begun = begun if elsewhere else Coordinates.of(found.eta, log_alpha)
-    coordinates, end, log_u = newton(begun, found.Z, problem.y, max_iterations=max_steps)
+    coordinates, end, log_u = newton(begun, found.Z, problem.y, max_iterations=max_steps, only_plain=only_plain)
     L = coordinates.depth
     eta, log_eta = coordinates.unit_eta(end.angles)
     log_eta = log_eta + log_u / L

@@ -173,22 +173,15 @@ def newton(
 
 
 def _without_basis(coordinates: Coordinates, Z: Array, target: Array) -> tuple[Bool[Array, ""], Limit]:
-    """The limit of two layers by `plain`, and whether it is as good as one by a basis of columns is."""
+    """The limit of two layers by `plain`, and whether it is good."""
     # What no row sees stays where it starts, and has no part in the outputs' round-off, however large it is.
     coordinates = dataclasses.replace(coordinates, frozen=coordinates.frozen | ~_seen(Z))
     found = plain.solve(coordinates, Z, target)
-    fixed, Z, target = jax.lax.stop_gradient((coordinates, Z, target))
-    x = jax.lax.stop_gradient(found.angles)
+    fixed, Z, target, x, nu = jax.lax.stop_gradient((coordinates, Z, target, found.angles, found.nu))
     rho, zeta = fixed.rho(x), fixed.zeta(x)
-    equations = _Equations(rho, zeta, difference(target, Z, rho), found.nu @ Z - zeta)
-    bound = plain.errors(fixed, Z, target, found)
-    end = _evidence(fixed, Z, target, found.angles, found.nu, equations, found.nu @ equations.misfit)
-    end = dataclasses.replace(end, errors=bound, iterations=found.iterations)
-    largest = jnp.max(jnp.abs(rho))
-    return (jnp.max(bound) <= _GOOD * float(jnp.finfo(rho.dtype).eps) * largest) & end.finite, end
-
-
-_GOOD = 1e4  # units of round-off, relative to the largest ρ: 2e-12, what the bound is by a basis on ordinary data
+    equations = _Equations(rho, zeta, difference(target, Z, rho), nu @ Z - zeta)
+    end = _evidence(fixed, Z, target, found.angles, nu, equations, nu @ equations.misfit)
+    return found.is_good & end.finite, dataclasses.replace(end, errors=found.errors, iterations=found.iterations)
 
 
 @eqx.filter_custom_jvp

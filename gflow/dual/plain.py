@@ -23,35 +23,50 @@ MOST_ITERATIONS = 40  # lanes that get there take 3 to 25; others are to be hand
 
 
 class Plain(NamedTuple):
-    """Where it ended: the angles, which alone have derivatives, and ν; (Z D Zᵀ)⁻¹ there, for D over the largest."""
+    """Where it ended: the angles and ν, which have derivatives; a bound on |δρ|; and whether that is small."""
 
     angles: Float[Array, " m"]
     nu: Float[Array, " n"]
-    inverse: Float[Array, "n n"]
+    errors: Float[Array, " m"]
+    is_good: Bool[Array, ""]
     iterations: Int[Array, ""]
 
 
 def solve(coordinates: Coordinates, Z: Float[Array, "n m"], y: Float[Array, " n"]) -> Plain:
-    """The angles at which Zρ = y, whose derivatives are those of the equations."""
+    """The angles at which Zρ = y, with the derivatives that the equations give them. Those of the start where it is not
+    good."""
     fixed, Z_fixed, y_fixed = jax.lax.stop_gradient((coordinates, Z, y))
     nu, iterations = _search(fixed, Z_fixed, y_fixed)
-    inverse = jnp.linalg.inv(_matrix(Z_fixed, _slopes(fixed, fixed.start + nu @ Z_fixed)[0]))
-    return Plain(_implicit(coordinates, Z, y, nu, inverse), nu, inverse, iterations)
+    x = fixed.start + nu @ Z_fixed
+    inverse = jnp.linalg.inv(_matrix(Z_fixed, _slopes(fixed, x)[0]))
+    errors, rho = _errors(fixed, Z_fixed, y_fixed, nu, inverse), fixed.rho(x)
+    is_good = jnp.max(errors) <= _GOOD * float(jnp.finfo(rho.dtype).eps) * jnp.max(jnp.abs(rho))
+    is_good &= jnp.isfinite(x).all()
+    # A NaN would reach derivatives that nobody asks for: zero times it is not zero.
+    angles, nu = _implicit(coordinates, Z, y, jnp.where(is_good, nu, 0.0), jnp.where(is_good, inverse, 0.0))
+    return Plain(angles, nu, errors, is_good, iterations)
 
 
-def errors(coordinates: Coordinates, Z: Float[Array, "n m"], y: Float[Array, " n"], found: Plain) -> Float[Array, " m"]:
+_GOOD = 1e4  # units of round-off, relative to the largest ρ: 2e-12, what the bound is by a basis on ordinary data
+
+
+def _errors(
+    coordinates: Coordinates, Z: Float[Array, "n m"], y: Float[Array, " n"], nu: Array, inverse: Array
+) -> Float[Array, " m"]:
     """A bound on |δρ|; ∞ where the inverse is none, or an angle may be so far off that D is not what it was taken for.
 
     δρ = Y r for a residual r, with Y = D Zᵀ(Z D Zᵀ)⁻¹, which is of moderate size whatever D is (Stewart 1989). Twice
     that, as for a basis.
     """
     eps = ROUND_OFF * float(jnp.finfo(Z.dtype).eps)
-    x = jax.lax.stop_gradient(found.angles)
+    x = coordinates.start + nu @ Z
     rho, (D, log_unit) = coordinates.rho(x), _slopes(coordinates, x)
-    Y = D[:, None] * (Z.T @ found.inverse)
+    Y = D[:, None] * (Z.T @ inverse)
     largest, sizes = jnp.max(jnp.abs(rho)), jnp.max(jnp.abs(Z), axis=1)
-    # Each angle is rounded, and Zᵀν too: all of it moves ρ by D times as much.
-    shifts = D * jnp.exp(log_unit) * eps * (jnp.abs(found.nu) @ jnp.abs(Z) + jnp.abs(x) + jnp.abs(coordinates.start))
+    # Rounded are the angle and what it is made of, which moves ρ by D times as much, and log a in its exponent.
+    terms = jnp.abs(nu) @ jnp.abs(Z) + jnp.abs(coordinates.start) + jnp.abs(x)
+    shifts = eps * D * jnp.exp(log_unit) * terms
+    shifts = shifts + eps * jnp.abs(coordinates.depth * (coordinates.log_scale + coordinates.log_a) * rho)
     off = jnp.abs(difference(y, Z, rho)) + resolution(len(rho), Z.dtype) * sizes * largest + jnp.abs(Z) @ shifts
     bound = 2 * (jnp.abs(Y) @ off + shifts)
     is_inverse = jnp.max(jnp.sum(jnp.abs(Z @ Y - jnp.eye(len(y), dtype=Z.dtype)), axis=1)) < 1e-3
@@ -124,14 +139,18 @@ def _matrix(Z: Array, D: Array) -> Float[Array, "n n"]:
 
 
 @jax.custom_jvp
-def _implicit(coordinates: Coordinates, Z: Array, y: Array, nu: Array, inverse: Array) -> Float[Array, " m"]:
-    return coordinates.start + nu @ Z
+def _implicit(
+    coordinates: Coordinates, Z: Array, y: Array, nu: Array, inverse: Array
+) -> tuple[Float[Array, " m"], Float[Array, " n"]]:
+    """The angles, and ν as it is, with the derivatives that the equations give them; `inverse` is (Z D Zᵀ)⁻¹ there, for
+    D over the largest."""
+    return coordinates.start + nu @ Z, nu
 
 
 @_implicit.defjvp
-def _implicit_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    coordinates, Z, _, nu, inverse = primals
-    x = _implicit(*primals)
+def _implicit_jvp(primals: tuple, tangents: tuple) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    coordinates, Z, _, _, inverse = primals
+    x, nu = _implicit(*primals)
 
     def equations(coordinates: Coordinates, Z: Array, y: Array) -> tuple[Array, Array]:
         """What the outputs lack, and the angles, if ν stays as it is."""
@@ -145,4 +164,4 @@ def _implicit_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     lack = lack * jnp.exp(-log_unit)
     dnu = lack @ inverse
     dnu = dnu + (lack - G @ dnu) @ inverse
-    return x, moved + dnu @ Z
+    return (x, nu), (moved + dnu @ Z, dnu)

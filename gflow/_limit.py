@@ -75,12 +75,13 @@ def limit(
     caps are near at s = 10^3 already, where no other coordinate has the time to awake: that answers data separable by
     little, whose ties of margins float64 cannot hold to the end.
 
-    By weights a network that is homogeneous (`degree`), in float64 and with the data points has at most 500 unknowns
-    is followed to s = 10^10, or as far beyond 10^5 as its steps go, then beyond every loss, where only ratios of
-    margins matter, and its limit solves the KKT system of min ½‖Θ‖² s.t. y_i f(x_i; Θ) ≥ 1 (Lyu & Li 2020): `error` is
-    then at round-off. It is claimed only at a minimum, by the second variation, that two such paths reach and approach
-    at the rate they should; saddles and plateaus solve the first-order conditions too. The margins of a direction that
-    was solved for are tied to round-off, and do not tell the shares of the points that its `certificate` has found.
+    By weights a network that is homogeneous (`degree`), in float64 and with the data points has at most 500 unknowns is
+    followed to s = 10^10, or as far as its steps go if its weights grow there, then beyond every loss, where only
+    ratios of margins matter, and its limit solves the KKT system of min ½‖Θ‖² s.t. y_i f(x_i; Θ) ≥ 1 (Lyu & Li 2020):
+    `error` is then at round-off. It is claimed only at a minimum, by the second variation, that two such paths reach
+    and approach at the rate they should; saddles and plateaus solve the first-order conditions too. The margins of a
+    direction that was solved for are tied to round-off, and do not tell the shares of the points that its `certificate`
+    has found.
 
     Elsewhere the direction is read at a log-loss of −10^100 in dual coordinates and −10^10 by weights; `log_loss` says
     where. `error` estimates the angle left from the turns between s^{1/2}, s^{3/4} and s
@@ -394,9 +395,10 @@ def _direction_of_weights(followed: Followed, options: tuple[Scalar, Weights]) -
     turned = _with_evidence(end, given, left, tolerance, shares)
     if not can_polish(network, problem):
         return turned
-    # Ties of small margins may take all steps before the last reading; from the first one on ratios are what matters.
-    second, enough = run.rows.kept[1], end.converged | (run.rows.kept[0] & (end.status == Status.step_limit))
-    before = jax.tree.map(lambda v: jnp.where(second, v[1], v[0]), run.rows.states)
+    # Ties of small margins may take all steps before any reading; what is beyond follows the flow itself from anywhere.
+    enough = end.converged | (end.status == Status.step_limit)
+    rows = run.rows.filled_up(run.tau, run.state)
+    before = jax.tree.map(lambda v: jnp.where(run.rows.kept[1], v[1], v[0]), rows.states)
     in_turn = partial(after, hopeless.astype(dtype))  # see `gflow._order`
     before, there = jax.tree.map(in_turn, (with_weights(network, clock.weights(before)), reached.network))
     found, certain = limit_direction(before, there, problem)

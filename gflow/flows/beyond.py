@@ -5,13 +5,19 @@ Let f be homogeneous of degree L, θ = Θ/‖Θ‖ and m_i = y_i f(x_i; θ). In 
 
     dθ / d log ‖Θ‖ = Σ q_i ∇m_i / (L Σ q_i m_i) − θ.
 
-The shares tie the smallest margins to each other, the more closely the further the flow has gone. Here q_i ∝ m_i^{−κ}
-does so with a fixed κ: the same path up to a relative 1/κ, and no loss or norm is left in it. Where plateaus last for
+The shares tie the smallest margins to each other, the more closely the further the flow has gone. With the margins
+M_i = ‖Θ‖^L m_i of an exponential loss q_i ∝ e^{−M_i}. Here q_i ∝ (1 + M_i/κ)^{−κ} with a fixed κ, the same path up to a
+relative 1/κ: at first it is the flow itself, and where M_i ≫ κ no loss or norm is left in it. Where plateaus last for
 hundreds of decades of the loss this walks over them.
 
-The logits ℓ = log q are state of their own, which the margins draw to their place: m_i e^{ℓ_i/κ} = m_j e^{ℓ_j/κ}. In θ
-and ℓ these are all but linear, as an interior-point method's equations are in its unknowns and multipliers. In θ alone
-κ/m_i would magnify its errors: the smaller margins are beside their terms, the shorter steps would have to be.
+The logits ℓ = log q are state of their own, which the margins draw to their place: with ε = κ/‖Θ‖^L all (m_i + ε)
+e^{ℓ_i/κ} are equal. In θ and ℓ these are all but linear, as an interior-point method's equations are in its unknowns
+and multipliers. In θ alone κ/m_i would magnify its errors: the smaller margins are beside their terms, the shorter
+steps would have to be. So they would if ℓ were followed by its derivative, as `LossClock` does: where points contradict
+each other but for w, shares wrong by w times the tolerance turn the flow by as much as the tolerance.
+
+The state is arsinh ℓ. Logits of points that have lost their shares are as large as κ, and are only known to κ times the
+round-off of their margins: to a hundredth of themselves that is enough, to a hundredth of a logit it is not.
 """
 
 from collections.abc import Callable
@@ -37,14 +43,19 @@ _KAPPAS = (1e4, 1e5)  # margins larger by 14/κ are told from active ones; round
 _AGREED = 1e-9  # radians, of two points each known to 1e-11 or better
 _NEAR = 0.1  # radians, from where on differences are small enough to fall like 1/κ
 _RESOLVED = 1.4e-4  # radians: 14/κ of the second path, to which it ties margins and by which it may miss near data
-_COARSE = 1e-7  # logits in these units: the tolerance below which θ is absolute is then a hundredth of a logit
+_COARSE = 1e-7  # arsinh ℓ in these units: the tolerance below which θ is absolute is then a hundredth of 1 + |ℓ|
 _FAST = 1e24  # rate at which logits follow: far above 4κ Σ q_i ‖∇ log m_i‖² / L, below which the ties would swing
+_FAR = 600.0  # a margin where losses are exponential to round-off; float64 holds its exponential
+_BRIEF = 1e-4  # steps in which errors do not grow, and in which θ may change by less than its round-off
 _STILL, _STIRRED = 1e-6, 1e-5  # speeds, by log ‖Θ‖: with a distance to a saddle like the first, errors choose the exit
 
 
 class _Place(NamedTuple):
     theta: Float[Array, " N"]
-    logits: Float[Array, " n"]  # in units of 1 / _COARSE
+    folded: Float[Array, " n"]  # arsinh ℓ, in units of 1 / _COARSE
+
+    def logits(self) -> Float[Array, " n"]:
+        return jnp.sinh(self.folded / _COARSE)
 
 
 class _Shares(NamedTuple):
@@ -53,25 +64,42 @@ class _Shares(NamedTuple):
     network: Any
     problem: Classification
     kappa: Scalar
+    log_size: Scalar  # of ‖Θ‖^L at τ = 0
 
     def margins(self, theta: Float[Array, " N"]) -> Float[Array, " n"]:
         network = with_weights(self.network, ravel_pytree(self.network.weights)[1](theta))
         return self.problem.margins(network(self.problem.X))
 
     def start(self, theta: Float[Array, " N"]) -> _Place:
-        return _Place(theta, _COARSE * jax.nn.log_softmax(-self.kappa * jnp.log(self.margins(theta))))
+        margins = self.margins(theta)
+        least, (epsilon, bend) = jnp.min(margins), self.loss_at(jnp.zeros((), theta.dtype), margins)
+        logits = bend - self.kappa * jnp.log1p((margins - least) / (epsilon + least))
+        return _Place(theta, _COARSE * jnp.arcsinh(jax.nn.log_softmax(logits)))
+
+    def loss_at(self, tau: Scalar, margins: Float[Array, " n"]) -> tuple[Scalar, Float[Array, " n"]]:
+        """ε, and by how much the logits of the loss differ from −k M_i, where −k is their slope far out.
+
+        ε is in proportion to 1/k: the exponential loss that is taken to the power −κ is that of kM_i.
+        """
+        slopes = self.problem.log_slopes
+        far = jnp.full_like(margins, _FAR)
+        k = -jax.jvp(slopes, (far,), (jnp.ones_like(far),))[1][0]
+        log_size = self.network.degree * tau + self.log_size
+        there = jnp.minimum(jnp.exp(jnp.minimum(log_size, _FAR)) * margins, _FAR)
+        return self.kappa / k * jnp.exp(-log_size), slopes(there) + k * there
 
     def shares(self, place: _Place) -> Float[Array, " n"]:
-        return jax.nn.softmax(place.logits / _COARSE)
+        return jax.nn.softmax(place.logits())
 
     def __call__(self, tau: Scalar, place: _Place) -> _Place:
         margins, pull_back = jax.vjp(self.margins, place.theta)
-        q, logits = self.shares(place), place.logits / _COARSE
-        tied = margins * jnp.exp(logits / self.kappa)
-        off = self.kappa * (tied / (q @ tied) - 1) + jax.nn.logsumexp(logits)
+        q, logits = self.shares(place), place.logits()
+        epsilon, bend = self.loss_at(tau, margins)
+        tied = margins + (margins + epsilon) * jnp.expm1((logits - bend) / self.kappa)
+        off = self.kappa * (tied - q @ tied) / (epsilon + q @ tied) + jax.nn.logsumexp(logits)
         return _Place(
             theta=pull_back(q)[0] / (self.network.degree * (q @ margins)) - place.theta,
-            logits=-_COARSE * _FAST * off,
+            folded=-_COARSE * _FAST * off,
         )
 
 
@@ -83,7 +111,10 @@ class _Stirring(NamedTuple):
 
 
 class _AtRest(Saving):
-    """Keeps no rows, but whether a path has come so near to a saddle that its errors chose where it went on to."""
+    """Keeps no rows, but whether a path has come so near to a saddle that its errors chose where it went on to.
+
+    Brief steps are passed over: an implicit solver starts with some in which θ does not change by its last bit.
+    """
 
     def start(self, tau: Scalar, state: PyTree) -> _Stirring:
         return _Stirring(jnp.full_like(tau, jnp.inf), jnp.zeros((), bool))
@@ -93,7 +124,8 @@ class _AtRest(Saving):
     ) -> _Stirring:
         speed = jnp.linalg.norm(state.theta - between(tau_0).theta) / (tau_1 - tau_0)
         stirred = memory.stirred | ((memory.least < _STILL) & (speed > _STIRRED))
-        return _Stirring(jnp.minimum(memory.least, speed), stirred)
+        after = _Stirring(jnp.minimum(memory.least, speed), stirred)
+        return jax.tree.map(lambda new, old: jnp.where(tau_1 - tau_0 > _BRIEF, new, old), after, memory)
 
     def rows(self, memory: _Stirring) -> Any:
         return memory
@@ -102,11 +134,11 @@ class _AtRest(Saving):
 def limit_direction(
     before: LinearNetwork, reached: LinearNetwork, problem: Classification
 ) -> tuple[Polished, Bool[Array, ""]]:
-    """Where the direction of a flow tends to that has passed through `before` and has `reached` a network that
-    classifies every point; and whether that is certain.
+    """Where the direction of a flow tends to that has passed `before` and `reached`; and whether that is certain.
 
     Two paths are followed, from either network and with κ a tenth in the first, and each is polished. It is certain if
-    both end near the same minimum, the second ten times as near, and neither has come to rest on its way.
+    both end near the same minimum, the second ten times as near, neither has come to rest on its way, and ‖Θ‖ grows in
+    both networks: Σ q_i m_i > 0. It does where every point is classified, and some way before that.
     """
     before, reached, constant = jax.tree.map(constant_of, (before, reached, problem))
     starts = jax.tree.map(lambda v, w: jnp.stack([v, w]), before.weights, reached.weights)
@@ -131,21 +163,23 @@ def limit_direction(
 def _followed(network: Any, problem: Any, kappa: Scalar) -> tuple[Any, Float[Array, " n"], Bool[Array, ""]]:
     """The direction at the end, the shares there, and whether the path went to it straight on."""
     theta, unravel = ravel_pytree(network.weights)
-    theta = theta / jnp.linalg.norm(theta)
-    field = _Shares(network, problem, kappa)
-    classified = jnp.min(field.margins(theta)) > 0
+    size = jnp.linalg.norm(theta)
+    theta = theta / size
+    field = _Shares(network, problem, kappa, network.degree * jnp.log(size))
+    place = field.start(theta)
+    grows = field.shares(place) @ field.margins(theta) > 0
     run = integrate(
         Integration(
             field=field,
             solver=implicit.newton(),
-            start=field.start(theta),
+            start=place,
             first=jnp.zeros((), theta.dtype),
-            last=jnp.where(classified, jnp.asarray(_LAST, theta.dtype), 0.0),
+            last=jnp.where(grows, jnp.asarray(_LAST, theta.dtype), 0.0),
             rtol=_RTOL,
             atol=1e-3 * _RTOL,
             saving=_AtRest(),
             max_steps=4096,
         )
     )
-    straight = (run.result == diffrax.RESULTS.successful) & classified & ~run.rows.stirred
+    straight = (run.result == diffrax.RESULTS.successful) & grows & ~run.rows.stirred
     return with_weights(network, unravel(run.state.theta)), field.shares(run.state), straight

@@ -279,8 +279,9 @@ def _point_of_weights(followed: Followed, options: tuple[Scalar, Weights]) -> So
 
     # Where zero is what is to be fitted, nothing may be left at the end: the start is the only size there is, of what
     # the rows see of it.
-    beginning = jnp.where(nothing > 0, 0.0, jnp.linalg.norm(_seen(followed, network)))
-    least = jnp.where(nothing > 0, 0.0, norm(network.weights))
+    beginning = jax.lax.stop_gradient(jnp.linalg.norm(_seen(followed, network)))  # no derivative where it is 0
+    beginning = jnp.where(nothing > 0, 0.0, beginning)
+    least = jnp.where(nothing > 0, 0.0, jax.lax.stop_gradient(norm(network.weights)))
 
     def apart(one: Network, other: Network) -> Scalar:
         other_measured = _measured(followed, other)

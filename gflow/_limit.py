@@ -298,13 +298,25 @@ def _point_of_weights(followed: Followed, options: tuple[Scalar, Weights]) -> So
     separates = isinstance(problem, Regression)  # into outputs, as the implicit steps need it
     implicit = method.solver is None and separates and outputs.size <= MOST_OUTPUTS
 
+    # Where zero is what is to be fitted, nothing may be left at the end: the start is the only size there is, of what
+    # the rows see of it.
+    beginning = jax.lax.stop_gradient(jnp.linalg.norm(_seen(followed, network)))  # no derivative where it is 0
+    beginning = jnp.where(nothing > 0, 0.0, beginning)
+    least = jnp.where(nothing > 0, 0.0, jax.lax.stop_gradient(norm(network.weights)))
+
+    def apart(one: Network, other: Network) -> Scalar:
+        other_measured = _measured(followed, other)
+        size = jnp.linalg.norm(other_measured) + beginning
+        off = jnp.linalg.norm(_measured(followed, one) - other_measured)
+        return off / jnp.maximum(size, jnp.finfo(dtype).tiny)  # beside an end of nothing everything is large
+
     def trajectory(steps: tuple[Scalar, Array, Scalar]) -> tuple[Solution, Network]:
         rtol, fractions, uneven = steps
         rates = _rates(network.weights, uneven)
 
         def leg(stop: Network, fraction: Scalar) -> tuple[Network, tuple[Solution, Network]]:
             clock, fitted = GradientClock(stop, problem, rates), Fitted(fraction, units)
-            solver, until = (Radau(rtol, clock.unit()), Near(fitted)) if implicit else (method.solver, fitted)
+            solver, until = (Radau(rtol, clock.unit()), Near(fitted, least)) if implicit else (method.solver, fitted)
             run = follow(clock, (until,), rtol=rtol, max_steps=method.max_steps, solver=solver, adjoint=method.adjoint)
             reached = solution(clock, (until,), run)
             until_decided = partial(after, reached.converged.astype(dtype))
@@ -321,17 +333,22 @@ def _point_of_weights(followed: Followed, options: tuple[Scalar, Weights]) -> So
     # The correction's error is quadratic in the residual; to claim only the first power is the safe side. But two stops
     # with a small residual may both lie far from the end where rows all but depend on each other: so the way that was
     # corrected is claimed as well, times that of the weights, by which J has changed.
-    of_correction = _SECOND_STOP * distance(_measured(followed, first), _measured(followed, end))
+    of_correction = _SECOND_STOP * apart(first, end)
     turned = distance(*(ravel_pytree(network.weights)[0] for network in (run.network, end)))
-    of_correction += turned * distance(_measured(followed, run.network), _measured(followed, end))
-    of_steps = distance(_measured(followed, loose), _measured(followed, first))  # both corrected from the first stop
-    rounded = with_errors(end, problem, jnp.finfo(dtype).eps * units)
-    of_round_off = jax.lax.stop_gradient(distance(_measured(followed, rounded), _measured(followed, end)))
+    of_correction += turned * apart(run.network, end)
+    of_steps = apart(loose, first)  # both corrected from the first stop
+    rounded = with_errors(end, problem, jnp.where(start > 0, jnp.finfo(dtype).eps * units, 0.0))
+    of_round_off = jax.lax.stop_gradient(apart(rounded, end))
     error = of_correction + jnp.maximum(of_steps, _LEAST * rtol) + of_round_off
     error = jnp.where(runs.converged.all(), error, jnp.inf)
+    sizes = nothing + start
+    if isinstance(network, LinearNetwork):  # a start may be so large that an end of any size is fitted beside it
+        sizes = jnp.minimum(sizes, _terms(followed, end) + jnp.where(nothing > 0, 0.0, _terms(followed, network)))
     end, given = followed.lift(end), followed.given
-    log_loss, left = given.log_loss(end(given.X)), discrepancy_size(given, end(given.X))
-    proved = (error <= tolerance) & (left <= tolerance * (nothing + start))  # by the outputs of what is returned
+    outputs = end(given.X)  # of what is returned
+    log_loss, left = given.log_loss(outputs), discrepancy_size(given, outputs)
+    proved = (error <= tolerance) & jnp.all(jnp.abs(given.discrepancy(outputs)) <= tolerance * sizes)
+    proved &= left <= tolerance * (nothing + start)
     size = jnp.where(nothing > 0, nothing, 1.0)
     return dataclasses.replace(
         run,
@@ -357,6 +374,19 @@ def _measured(followed: Followed, network: Network) -> Array:
     if isinstance(network, LinearNetwork):
         return followed.coefficients(network)
     return jnp.append(ravel_pytree(network.weights)[0], jax.lax.stop_gradient(jnp.sqrt(followed.at_rest())))
+
+
+def _seen(followed: Followed, network: Network) -> Array:
+    """What is `_measured`, of β without the coefficients that no row sees: they hide nothing."""
+    measured = _measured(followed, network)
+    return measured * jnp.any(followed.given.X != 0, axis=0) if isinstance(network, LinearNetwork) else measured
+
+
+def _terms(followed: Followed, network: Network) -> Array:
+    """The sizes of what outputs xᵀβ are sums of, and of their targets."""
+    given = followed.given
+    targets = jnp.abs(given.discrepancy(jnp.zeros(len(given.X), given.X.dtype)))
+    return jnp.max(jnp.abs(given.X), axis=1) * jnp.max(jnp.abs(_measured(followed, network))) + targets
 
 
 def _direction_of_weights(followed: Followed, options: tuple[Scalar, Weights]) -> Solution:

@@ -10,6 +10,8 @@ from truth import distance, normals
 
 import gflow
 from gflow.dual.coordinates import Coordinates
+from gflow.flows.radau import MOST_OUTPUTS
+from gflow.flows.tail import minimum_norm_correction, way_left
 
 LOG10 = np.log(10.0)
 DUAL, WEIGHTS = gflow.Dual(), gflow.Weights()
@@ -231,3 +233,54 @@ def test_a_flow_whose_data_are_zero_ends_where_it_starts():
 @jax.jit
 def limit_of_two_layers(weights, X, y):
     return gflow.limit(gflow.Diagonal(weights), gflow.Regression(X, y))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("d", [4, 8])
+def test_weights_that_flow_to_zero_outputs_end_there_relative_to_their_start(d):
+    """More points than coordinates leave nothing of the start, fewer what they do not see. Squares leave their start
+    like a power of time, and of them no correction ever is the whole way."""
+    X, *weights = normals(11, (6, d), (d,), (d,))
+    squares = gflow.DifferenceOfPowers((jnp.ones(d), jnp.zeros(d)), 2)
+    for start, inputs in ((gflow.Diagonal(tuple(weights)), X), (squares, jnp.eye(6, d))):
+        problem = gflow.Regression(inputs, jnp.zeros(6))
+        end, exact = gflow.limit(start, problem, method=WEIGHTS), gflow.limit(start, problem)
+        size = np.linalg.norm(start.coefficients())
+        assert end.converged
+        assert np.linalg.norm(end.coefficients - exact.coefficients) <= float(end.error) * size <= 1e-9 * size
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unit", [1.0, 1e-30])
+def test_an_end_that_weights_cannot_hold_beside_their_start_is_not_claimed(unit):
+    """Of weights of size 1e-3 a product of 1e-30 is round-off: fitted beside the start, and still wrong."""
+    X, y, W, w = normals(12, (6, 4), (4,), (4, 4), (4,))
+    network = gflow.FullyConnected((1e-3 * W, 1e-3 * w))
+    end = gflow.limit(network, gflow.Regression(X, unit * X @ y), method=WEIGHTS)
+    assert bool(end.converged) == (unit == 1)
+    assert not end.converged or distance(end.coefficients, y) <= end.error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [3, 6])
+def test_columns_of_many_sizes_end_at_their_solution(n):
+    """Six rows of four columns: what does not move and what moves a million times as slowly as the rest both look like
+    round-off in JJᵀ."""
+    X, W, w, v_1, v_2, beta = normals(13, (n, 4), (4, 4), (4,), (4,), (4,), (4,))
+    X = X * jnp.array([1e-3, 1e3, 1.0, 10.0])
+    problem = gflow.Regression(X, X @ beta)
+    end = gflow.limit(gflow.Diagonal((v_1, v_2)), problem, method=WEIGHTS)
+    assert end.converged
+    assert distance(end.coefficients, gflow.limit(gflow.Diagonal((v_1, v_2)), problem).coefficients) <= end.error
+    end = gflow.limit(gflow.FullyConnected((W, w)), problem, method=WEIGHTS)
+    assert end.converged
+    assert n < 4 or distance(end.coefficients, beta) <= end.error
+
+
+@pytest.mark.parametrize("n", [MOST_OUTPUTS, MOST_OUTPUTS + 1])
+def test_the_correction_finds_the_solution_on_either_side_of_where_its_jacobian_is_in_memory(n):
+    X, beta, v = normals(15, (n, 3), (3,), (2, 3))
+    network, problem = gflow.Diagonal(tuple(v)), gflow.Regression(X, X @ (v[0] * v[1] + 1e-6 * beta))
+    end = minimum_norm_correction(network, problem)
+    np.testing.assert_allclose(end.coefficients(), v[0] * v[1] + 1e-6 * beta, rtol=0, atol=1e-14)
+    assert float(way_left(end, problem)) <= 1e-13 < 1e-7 <= float(way_left(network, problem))

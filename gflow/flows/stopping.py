@@ -96,16 +96,19 @@ class Fitted(Until):
 
 
 class Near(Until):
-    """Until the data are `fitted`, and the way left to the end is a tenth of that size, in units of ‖Θ‖, too.
+    """Until the data are `fitted`, and the way left to the end is a tenth of that size, in units of ‖Θ‖, or of `least`
+    where that is more, too.
 
     Where data are ill-conditioned, outputs are fitted long before the weights are near their end.
     """
 
     fitted: Fitted
+    least: Scalar
 
     def met(self, weights: Weights, log_time: Scalar, network: Network, problem: Problem) -> Bool[Array, ""]:
         left = way_left(with_weights(network, weights), problem)
-        near = left <= 0.1 * self.fitted.size * norm(weights)  # what is left once corrected is of second order in both
+        size = jnp.maximum(norm(weights), self.least)
+        near = left <= 0.1 * self.fitted.size * size  # what is left once corrected is of second order in both
         return near & self.fitted.met(weights, log_time, network, problem)
 
 

@@ -5,10 +5,12 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Scalar
 
 from ..networks import Network, with_weights
 from ..problems import Problem
+from .radau import MOST_OUTPUTS
 
 NetworkT = TypeVar("NetworkT", bound=Network)
 
@@ -17,10 +19,9 @@ def minimum_norm_correction(network: NetworkT, problem: Problem) -> NetworkT:
     """The weights Θ − Jᵀ(JJᵀ)⁺ δ, with J = ∂f/∂Θ and δ the discrepancy: the rest of the way to zero loss, up to
     O(‖δ‖²).
 
-    It holds for every loss, since the flow moves in the rows of J. The n × n matrix JJᵀ is made by n products with
-    J and Jᵀ, and J itself, n times as large as the weights, is never in memory. Its condition number is the square of
-    J's; made once more in the basis of its own eigenvectors it shows rates that are below round-off in the first, as
-    rows that all but depend on each other have. A second correction clears what the first has left.
+    It holds for every loss, since the flow moves in the rows of J. The condition number of JJᵀ is the square of J's;
+    made once more in a basis of left singular vectors it shows rates that are below round-off in the first, as rows
+    that all but depend on each other have. A second correction clears what the first has left.
     """
     for _ in range(2):
         network = _correct(network, problem)
@@ -29,26 +30,46 @@ def minimum_norm_correction(network: NetworkT, problem: Problem) -> NetworkT:
 
 def way_left(network: Network, problem: Problem) -> Scalar:
     """‖Jᵀ(JJᵀ)⁺ δ‖, the length of the minimum-norm correction, without what no weight moves to round-off."""
-    outputs, _, gram = _linearised(network, problem)
-    rates, vectors = _moving(gram(jnp.eye(outputs.size, dtype=outputs.dtype)))
-    along = vectors.T @ problem.discrepancy(outputs).ravel()
-    return jnp.sqrt(jnp.sum(along**2 / rates))
+    outputs, backward, gram = _linearised(network, problem)
+    sizes, V = _moving(outputs, backward, gram)
+    return jnp.linalg.norm(V.T @ problem.discrepancy(outputs).ravel() / sizes)
 
 
 def with_errors(network: NetworkT, problem: Problem, errors: Array) -> NetworkT:
     """The network with the outputs changed by at most these `errors`, in the direction of every rate at once."""
     outputs, backward, gram = _linearised(network, problem)
-    rates, vectors = _moving(gram(jnp.eye(outputs.size, dtype=outputs.dtype)))
-    change = vectors @ (jnp.abs(vectors).T @ errors.ravel() / rates)
+    sizes, V = _moving(outputs, backward, gram)
+    change = V @ (jnp.abs(V).T @ errors.ravel() / sizes / sizes)
     return _moved(network, backward(change.reshape(outputs.shape))[0])
 
 
-def _moving(K: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
-    """Rates λ and vectors V with K⁺ = V diag(1/λ) Vᵀ, of rows brought to unit size: λ = ∞ where it is round-off."""
-    scale = _scale(K)
-    rates, vectors = jnp.linalg.eigh(K / scale / scale[:, None])
-    large = rates > len(K) * jnp.finfo(K.dtype).eps * rates[-1]
-    return jnp.where(large, rates, jnp.inf), vectors / scale[:, None]
+def _moving(
+    outputs: Array, backward: Callable[[Array], Any], gram: Callable[[Array], Array]
+) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
+    """Singular values σ and left singular vectors V of J, for rows brought to unit size: (JJᵀ)⁺ = V diag(1/σ²) Vᵀ.
+    σ = ∞ where no weight moves but by round-off.
+
+    Those of J itself tell what moves slowly, by up to 10^13 times, from what does not move, as combinations of more
+    rows than coordinates do; eigenvectors of JJᵀ mix the two. But J of many outputs, so many times as large as the
+    weights, is never in memory.
+    """
+    n, identity = outputs.size, jnp.eye(outputs.size, dtype=outputs.dtype)
+    if n <= MOST_OUTPUTS:
+        J = jax.vmap(lambda e: ravel_pytree(backward(e.reshape(outputs.shape))[0])[0])(identity)
+        J = jax.lax.stop_gradient(J)  # any basis would do: vectors need not have derivatives where sizes are equal
+        scale = _positive(jnp.linalg.norm(J, axis=1))
+        sizes, V = jnp.linalg.svd(jnp.linalg.qr(J.T / scale, mode="r"))[1:]
+        sizes, V = jnp.pad(sizes, (0, n - sizes.size)), V.T / scale[:, None]  # fewer weights than outputs
+    else:
+        K = jax.lax.stop_gradient(gram(identity))
+        scale = _scale(K)
+        V = jnp.linalg.eigh(K / scale / scale[:, None])[1] / scale[:, None]
+        sizes = jnp.sqrt(jnp.maximum(jnp.diagonal(jax.lax.stop_gradient(gram(V))), 0.0))
+    moving = sizes > _DEPENDENT * n * jnp.finfo(sizes.dtype).eps * jnp.max(sizes)
+    return jnp.where(moving, sizes, jnp.inf), jnp.where(moving, V, 0.0)
+
+
+_DEPENDENT = 100.0  # round-off, by which combinations of rows move, that no weight moves
 
 
 def tail(network: NetworkT, problem: Problem, elapsed: Float[Array, " T"]) -> NetworkT:
@@ -73,18 +94,9 @@ def tail(network: NetworkT, problem: Problem, elapsed: Float[Array, " T"]) -> Ne
 
 def _correct(network: NetworkT, problem: Problem) -> NetworkT:
     outputs, backward, gram = _linearised(network, problem)
-    K, off = gram(jnp.eye(outputs.size, dtype=outputs.dtype)), problem.discrepancy(outputs).ravel()
-    scale = _scale(K)
-    V = jnp.linalg.eigh(K / scale / scale[:, None])[1] / scale[:, None]
-    V = jax.lax.stop_gradient(V)  # any basis would do: eigenvectors need not have derivatives where rates are equal
-    K = gram(V)
-    moving = jnp.diagonal(K) > (_DEPENDENT * len(K) * jnp.finfo(K.dtype).eps) ** 2 * jnp.max(jnp.diagonal(K))
-    V = jnp.where(moving, V, 0.0)
-    along = V @ _pseudo_inverse(jnp.where(moving & moving[:, None], K, 0.0)) @ (V.T @ off)
+    V = _moving(outputs, backward, gram)[1]
+    along = V @ (_pseudo_inverse(gram(V)) @ (V.T @ problem.discrepancy(outputs).ravel()))
     return _moved(network, backward(along.reshape(outputs.shape))[0])
-
-
-_DEPENDENT = 100.0  # round-off, by which combinations of rows move, that no weight moves
 
 
 def _linearised(network: Network, problem: Problem) -> tuple[Array, Callable[[Array], Any], Callable[[Array], Array]]:
@@ -122,5 +134,8 @@ def _pseudo_inverse_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
 
 def _scale(K: Float[Array, "n n"]) -> Float[Array, " n"]:
     """√ of the diagonal; 1 where that is 0."""
-    scale = jnp.sqrt(jnp.diagonal(K))
-    return jnp.where(scale > 0, scale, 1.0)
+    return _positive(jnp.sqrt(jnp.diagonal(K)))
+
+
+def _positive(sizes: Float[Array, " n"]) -> Float[Array, " n"]:
+    return jnp.where(sizes > 0, sizes, 1.0)

@@ -6,7 +6,8 @@ With Z = X Sᵀ the flow is ν̇ = y − Zρ(Zᵀν) (`coordinates`), a gradient
     Zρ(x) = y,    Zᵀν = ζ(x).
 
 ν is read from the angles of a basis of n columns (`basis`), where the second equation so holds exactly; in ν alone
-all digits would be lost at small α, where ζ lies within round-off of its bound while ρ does not.
+all digits would be lost at small α and L ≥ 3, where ζ lies within round-off of its bound while ρ does not. With two
+layers ν alone is tried first (`plain`).
 
 *Steps.* A Newton step says how ρ_j and ζ_j should change, and both cannot be had. Basics follow ρ, others follow ζ
 while they are negligible: so a ρ_j grows from α^L to 1 in one step, and sinks from 1 to α^L in one.

@@ -28,7 +28,8 @@ PROSE = {
 def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("formulas")
     prose = "".join(f"<p>{html.escape(text)}</p>" for text in PROSE)
-    blocks = '<code>x_1</code><div class="language-python highlight"><pre>v_1</pre></div>'
+    blocks = '<h3 class="doc doc-heading">q_of</h3><code>x_1</code>'
+    blocks += '<div class="language-python highlight"><pre>v_1</pre></div>'
     blocks += '<div class="language-text highlight"><pre><code>min x_i</code></pre></div>'
     (folder / "page.html").write_text(
         f'<!doctype html><meta charset="utf-8"><div class="md-content">{prose}{blocks}</div>'
@@ -43,6 +44,7 @@ def test_indices_and_powers_are_set_and_names_are_not(page):
 
 
 def test_code_is_left_alone_and_displayed_formulas_are_not(page):
+    assert '<h3 class="doc doc-heading">q_of</h3>' in page
     assert "<code>x_1</code>" in page
     assert "<pre>v_1</pre>" in page
     assert "<code>min x<sub>i</sub></code>" in page

@@ -29,7 +29,7 @@
     while (nodes.nextNode()) if (/[_^]/.test(nodes.currentNode.data)) seen.push(nodes.currentNode);
     for (const node of seen) {
       const within = node.parentElement;
-      if (within.closest(".formula") || !within.closest("code, pre, script, style, svg, #gx")) node.replaceWith(typeset(node.data));
+      if (within.closest(".formula") || !within.closest("code, pre, script, style, svg, .doc-heading, #gx")) node.replaceWith(typeset(node.data));
     }
   }
 

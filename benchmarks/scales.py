@@ -179,9 +179,10 @@ def gradients():
         return jnp.sum(gflow.limit(network, problem, log_alpha=log_alpha).coefficients ** 2)
 
     contenders = [
-        Contender("the limits alone", swept(total), truth=np.sum(betas**2, axis=1, keepdims=True)),
-        Contender("with their gradient, reverse", swept(jax.value_and_grad(total))),
-        Contender("with their gradient, forward", swept(lambda a: jax.jvp(total, (a,), (jnp.ones_like(a),)))),
+        Contender("the limits alone, one by one", in_turn(total), truth=np.sum(betas**2, axis=1, keepdims=True)),
+        Contender("with their gradient, reverse", in_turn(jax.value_and_grad(total))),
+        Contender("with their gradient, forward", in_turn(lambda a: jax.jvp(total, (a,), (jnp.ones_like(a),)))),
+        Contender("with their gradient, reverse, under vmap", swept(jax.value_and_grad(total))),
     ]
     contest("57 scales, gradients", SIZES, contenders, np.array(expected))
 

@@ -203,6 +203,9 @@ def _or_else(is_good: Bool[Array, ""], found: Limit, search: Callable, operands:
 def _(primals: tuple, tangents: tuple) -> tuple[Limit, Any]:
     is_good, found, search, operands = primals
     _, moved, _, operands_moved = tangents
+    decided = is_good.astype(found.residual.dtype)  # a batch searches whether or not it must; see `gflow._order`
+    coordinates, *data, metric, most = operands
+    operands = coordinates, *(after(decided, v) for v in data), metric, most
 
     def of_search() -> tuple[Limit, Any]:
         end, moved = eqx.filter_jvp(search, (operands,), (operands_moved,))
@@ -224,7 +227,7 @@ def _by_bases(operands: tuple[Coordinates, Array, Array, Array, int]) -> Limit:
     """The limit, by bases of columns."""
     coordinates, Z, target, metric, max_iterations = operands
     reach = _within_reach(coordinates.side, Z, target, metric)
-    Z = jnp.where(reach.dead, 0.0, Z)
+    Z = jnp.where(reach.dead, 0.0, after(reach.outputs, Z))
     first = bases.improved(bases.start(Z), _slopes(coordinates, coordinates.start).w, 2.0)
     first = jax.lax.stop_gradient(first)
     equations = jax.lax.cond(

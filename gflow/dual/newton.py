@@ -144,7 +144,7 @@ def newton(
 
     Returns the coordinates in a unit u in which the outputs are of size 1 (α is divided by u^{1/L}), the limit in them,
     and log u. Where y is not in the range of Z it is first projected: the flow does not feel the rest. With two layers
-    bases are for what `plain` cannot do; with `only_plain` there are none, and `errors` are then ∞.
+    bases are for what `plain` cannot do; with `only_plain` there are none, and for that `errors` are ∞.
 
     May be compiled and batched, and differentiated (to any order) by `coordinates`, `Z` and `y`: the derivative
     is that of the equations' solution (implicit function theorem), and costs one more linear solve.

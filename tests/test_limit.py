@@ -181,7 +181,9 @@ class Coarse(diffrax.Dopri5):
 def test_trajectories_that_lose_alike_what_the_flow_conserves_prove_nothing():
     """Both tie the third coordinate's layers, so that neither lets it turn round: they agree on a wrong end."""
     network = gflow.Diagonal(([0.659009, 0.85544, 0.730178], [0.168474, 0.468144, 0.232445]))
-    problem = gflow.Regression([[-0.007211, -0.561198, -0.867617], [3.066037, -0.077345, -2.016661]], [-0.648601, 0.67804])
+    problem = gflow.Regression(
+        [[-0.007211, -0.561198, -0.867617], [3.066037, -0.077345, -2.016661]], [-0.648601, 0.67804]
+    )
     truth = gflow.limit(network, problem, log_alpha=np.log(1e-8))
     coarse = gflow.Weights(solver=Coarse())
     end = gflow.limit(network, problem, log_alpha=np.log(1e-8), method=coarse, tolerance=1e-3)

@@ -18,7 +18,7 @@ from .flows.weights import follow, solution
 from .invariants import conserved
 from .measures import distance
 from .methods import Weights
-from .networks import LinearNetwork, Network
+from .networks import LinearNetwork, Network, with_weights
 from .problems import Problem, Regression
 from .records import Certificate, Solution, Status
 
@@ -41,6 +41,7 @@ def point_of_weights(followed: Followed, options: tuple[Scalar, Weights]) -> Sol
     # What the flow conserves are differences of squares, of size α². Where α is so small that steps' errors hide them,
     # these decide where it goes; then so do rates that differ by as little, and the two trajectories part.
     uneven = 0.3 * jnp.array([rtol, 0.0])
+    shaken = jnp.finfo(dtype).eps * jnp.array([4.0, 0.0], dtype)  # α times weights is rounded, and may all but cancel
     separates = isinstance(problem, Regression)  # into outputs, as the implicit steps need it
     implicit = method.solver is None and separates and outputs.size <= MOST_OUTPUTS
 
@@ -56,9 +57,10 @@ def point_of_weights(followed: Followed, options: tuple[Scalar, Weights]) -> Sol
         off = jnp.linalg.norm(_measured(followed, one) - other_measured)
         return off / jnp.maximum(size, jnp.finfo(dtype).tiny)  # beside an end of nothing everything is large
 
-    def trajectory(steps: tuple[Scalar, Array, Scalar]) -> tuple[Solution, Network]:
-        rtol, fractions, uneven = steps
-        rates = _rates(network.weights, uneven)
+    def trajectory(steps: tuple[Scalar, Array, Scalar, Scalar]) -> tuple[Solution, Network]:
+        rtol, fractions, uneven, shaken = steps
+        rates = _spread(network.weights, uneven)
+        moved = (v * factor for v, factor in zip(network.weights, _spread(network.weights, shaken), strict=True))
 
         def leg(stop: Network, fraction: Scalar) -> tuple[Network, tuple[Solution, Network]]:
             clock, fitted = GradientClock(stop, problem, rates), Fitted(fraction, units)
@@ -70,10 +72,10 @@ def point_of_weights(followed: Followed, options: tuple[Scalar, Weights]) -> Sol
             end = jax.tree.map(lambda new, old: jnp.where(reached.converged, new, old), corrected, reached.network)
             return reached.network, (reached, end)
 
-        return jax.lax.scan(leg, network, fractions)[1]
+        return jax.lax.scan(leg, with_weights(network, tuple(moved)), fractions)[1]
 
     rtols = rtol * jnp.array([jnp.minimum(_LOOSER, 0.1 / rtol), 1.0])
-    runs, ends = jax.lax.map(trajectory, (rtols, fractions, uneven))
+    runs, ends = jax.lax.map(trajectory, (rtols, fractions, uneven, shaken))
     loose, first, end = (jax.tree.map(lambda v, at=at: v[at], ends) for at in ((0, 1), (1, 0), (1, 1)))
     run = jax.tree.map(lambda v: v[1, 1], runs)
     # The correction's error is quadratic in the residual; to claim only the first power is the safe side. But two stops
@@ -135,7 +137,7 @@ _HELD = 1e-3
 _ALIKE = 1e-2
 
 
-def _rates(weights: tuple[Array, ...], spread: Scalar) -> tuple[Array, ...]:
+def _spread(weights: tuple[Array, ...], spread: Scalar) -> tuple[Array, ...]:
     """1 for every weight, but for a random relative `spread`."""
     keys = jax.random.split(jax.random.key(0), len(weights))
     return tuple(1 + spread * jax.random.normal(k, v.shape, v.dtype) for k, v in zip(keys, weights, strict=True))

@@ -3,6 +3,7 @@
 import diffrax
 import jax
 import jax.numpy as jnp
+import mpmath as mp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -219,3 +220,17 @@ def test_what_is_lost_alike(one, other, alike, one_point):
         return gflow.Diagonal((jnp.array([1.4, first]), jnp.array([1.0, second])))
 
     assert lose_alike(*map(with_difference, (1.0, one, other)), one_point) == alike
+
+
+def test_coefficients_that_cancel_are_known_to_the_round_off_of_the_start(one_point):
+    """β = w_+² − w_−² is 1e-8 of its terms, and α w is rounded; at rest there is nothing else to be wrong."""
+    still = gflow.Regression(0.0 * one_point.X, 0.0 * one_point.y)
+    network = gflow.DifferenceOfPowers(([1.1, 0.3], [1.1 + 1e-8, 0.3 - 1e-8]), 2)
+    end = gflow.limit(network, still, log_alpha=-3.3, method=gflow.Weights())
+    plus, minus = ([mp.mpf(float(v)) for v in w] for w in network.weights)
+    with mp.workdps(40):
+        truth = np.array([float(mp.exp(2 * mp.mpf(-3.3)) * (p**2 - m**2)) for p, m in zip(plus, minus, strict=True)])
+    off = np.linalg.norm(end.coefficients - truth) / np.linalg.norm(truth)
+    assert 1e-10 < off <= end.error
+    assert end.error > 1e-9
+    assert gflow.limit(gflow.DifferenceOfPowers(([1.1, 0.3], [0.7, 0.5]), 2), still, method=gflow.Weights()).converged

@@ -185,7 +185,7 @@ def staircase(
     for i, j in enumerate(seen):
         style: dict = {"color": _COLOURS[j if few else i % len(_COLOURS)]}
         if path is not None:
-            ax.plot(np.asarray(path.log_times), np.asarray(path.coefficients)[:, j], lw=1.4, label=f"β{j + 1}", **style)
+            ax.plot(np.asarray(path.log_times), np.asarray(path.coefficients)[:, j], lw=1.4, label=_beta(j), **style)
         ax.plot(corners, np.repeat(rests[:, j], 2), lw=1.0, ls=(0, (4, 3)), **style)
     ax.set(xlim=(low, high), xlabel="log t", ylabel="coefficients")
     if path is not None:
@@ -299,7 +299,7 @@ def trajectories(ax: "Axes", found: Any, name: str = "coefficients", entries: tu
     for path in rows.transpose("line", *found[name].dims[-2:]).values:
         ax.plot(path[:, entries[0]], path[:, entries[1]], color="#0072B2", lw=0.7)
         ax.plot(*path[0, list(entries)], **START)
-    ax.set(xlabel=f"β{entries[0] + 1}", ylabel=f"β{entries[1] + 1}")
+    ax.set(xlabel=_beta(entries[0]), ylabel=_beta(entries[1]))
     _without_box(ax)
     return ax
 
@@ -384,6 +384,11 @@ def _draw_curves(ax: "Axes", x: np.ndarray, angles: np.ndarray, scales: ArrayLik
     bar.set_label("initial scale α")
     bar.outline.set_visible(False)
     _without_box(ax)
+
+
+def _beta(j: int) -> str:
+    """The name of the coefficient of index j, as β₁ of index 0."""
+    return "β" + str(j + 1).translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
 
 
 def _without_box(ax: "Axes") -> None:

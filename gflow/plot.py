@@ -324,7 +324,8 @@ def heat_map(ax: "Axes", found: Any, name: str, x: str = "alpha", y: str = "seed
         norm = LogNorm()
     elif 0 < high < 1.01 * low:  # else the colours would be those of its round-off
         norm = LogNorm(low / 10, high * 10)
-    mesh = ax.pcolormesh(found[x], np.arange(found.sizes[y]), values, norm=norm, shading="nearest", rasterized=True)
+    edges = _log_edges(found[x].values), np.arange(found.sizes[y] + 1) - 0.5
+    mesh = ax.pcolormesh(*edges, values, norm=norm, rasterized=True)
     ax.figure.colorbar(mesh, ax=ax, pad=0.02).set_label(found[name].attrs.get("long_name", name))
     ax.set(xscale="log", xlabel="initial scale α" if x == "alpha" else x, ylabel=y)
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))  # rows are counted
@@ -384,6 +385,13 @@ def _draw_curves(ax: "Axes", x: np.ndarray, angles: np.ndarray, scales: ArrayLik
     bar.set_label("initial scale α")
     bar.outline.set_visible(False)
     _without_box(ax)
+
+
+def _log_edges(x: np.ndarray) -> np.ndarray:
+    """The edges of cells around x on a logarithmic axis."""
+    logs = np.log(x)
+    half = np.diff(logs) / 2 if len(x) > 1 else np.array([0.5])
+    return np.exp(np.concatenate([logs[:1] - half[:1], logs[:-1] + half[: len(x) - 1], logs[-1:] + half[-1:]]))
 
 
 def _beta(j: int) -> str:

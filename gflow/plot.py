@@ -178,7 +178,7 @@ def staircase(
     jumps = saddles.log_times(log_alpha)
     low, high = jumps[0] - np.log(beyond), jumps[-1] + np.log(beyond)
     rests, corners = saddles.coefficients, np.concatenate([[low], np.repeat(jumps, 2), [high]])
-    seen = np.flatnonzero(np.abs(rests).max(axis=0) > 1e-3 * np.abs(rests).max())
+    seen = np.flatnonzero(np.abs(rests).max(axis=0) > 1e-3 * np.abs(rests).max()).tolist()
     for log_time in jumps:
         ax.axvline(log_time, color="0.75", lw=0.7, zorder=0)
     few = rests.shape[1] <= len(_COLOURS)  # then β_j has the same colour in every figure

@@ -1,5 +1,6 @@
 """The limit against Theorem 6, an independent closed form, and its two known traps."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -132,6 +133,29 @@ def test_a_start_without_loss_is_its_own_limit():
 def test_inputs_of_another_length_are_named(one_point):
     with pytest.raises(ValueError, match=r"weights of shapes \(3,\), \(3,\) cannot take X of shape \(1, 2\)"):
         gflow.limit(initial.diagonal(jnp.ones(3)), one_point)
+
+
+def test_targets_in_a_column_are_named(one_point):
+    with pytest.raises(ValueError, match=r"Pass y\[:, 0\]"):
+        gflow.limit(initial.diagonal(jnp.ones(2)), gflow.Regression(one_point.X, one_point.y[:, None]))
+
+
+def test_a_network_that_cannot_be_traced_says_so(one_point):
+    class Numpy(gflow.LinearNetwork):
+        weights: tuple[jax.Array, ...]
+
+        def coefficients(self):
+            return jnp.asarray(np.asarray(self.weights[0]))
+
+    class Branches(gflow.LinearNetwork):
+        weights: tuple[jax.Array, ...]
+
+        def coefficients(self):
+            return self.weights[0] if self.weights[0][0] > 0 else -self.weights[0]
+
+    for network in (Numpy((jnp.ones(2),)), Branches((jnp.ones(2),))):
+        with pytest.raises(ValueError, match=r"cannot be traced by JAX.*Use jax\.numpy"):
+            gflow.limit(network, one_point)
 
 
 @pytest.mark.slow

@@ -143,9 +143,10 @@ def known(path: Path, request: dict[str, Any], chunk: int | None) -> dict[str, A
     for name in {**request, **before}:
         there, here = before.get(name), request.get(name)
         if there != here:
+            digests = all(isinstance(value, str) and len(value) == 64 for value in (there, here))
+            differs = "is not the same" if digests else f"is {_brief(there)} there and {_brief(here)} here"
             raise ValueError(
-                f"{path} holds another sweep: {name} is {_brief(there)} there and {_brief(here)} here. Pass another "
-                "store, or call with what it was made with."
+                f"{path} holds another sweep: {name} {differs}. Pass another store, or call with what it was made with."
             )
     return manifest
 

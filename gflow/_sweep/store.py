@@ -157,11 +157,12 @@ def planned(path: Path, manifest: dict[str, Any]) -> tuple[Grid, Plan] | None:
     if _digest(content) != manifest["digests"]["plan.npz"]:
         return None
     found = np.load(io.BytesIO(content), allow_pickle=False)
-    coordinates = {
-        name: Coordinate(c["dim"], values.astype(object) if c["object"] else values, c["attrs"])
-        for name, c in manifest["coordinates"].items()
-        for values in [found[f"coordinate {name}"]]
-    }
+    coordinates = {}
+    for file in found.files:  # in the grid's order, by which lanes are numbered; sweep.json has names sorted
+        if file.startswith("coordinate "):
+            name, values = file.removeprefix("coordinate "), found[file]
+            c = manifest["coordinates"][name]
+            coordinates[name] = Coordinate(c["dim"], values.astype(object) if c["object"] else values, c["attrs"])
     return Grid(coordinates), Plan(found["order"], tuple(manifest["sizes"]), manifest["chunk"])
 
 

@@ -41,10 +41,12 @@ def section_6_figure(runs: list[Run], panels: list[tuple[str, float]], columns: 
     """
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     with matplotlib.rc_context(FONT):
         rows = -(-len(panels) // columns)
-        figure = Figure(figsize=(3.3 * columns, 3.3 * rows + 0.6), layout="constrained")
+        apart = ConstrainedLayoutEngine(h_pad=0.08)  # a panel's label from the title of the next
+        figure = Figure(figsize=(3.3 * columns, 3.3 * rows + 0.6), layout=apart)
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         for ax, (task, alpha) in zip(axes, panels, strict=True):
             draw(ax, [run for run in runs if run.task == task and run.alpha == alpha])

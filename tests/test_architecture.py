@@ -19,6 +19,7 @@ ROOMS = (
     ("dual",),
     ("methods", "dynamics"),
     ("_ask",),
+    ("_limit_point", "_limit_direction"),
     ("_flow", "_limit", "_descend"),
     ("predict",),
     ("_compare",),

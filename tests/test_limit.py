@@ -1,5 +1,6 @@
 """The limit against Theorem 6, an independent closed form, and its two known traps."""
 
+import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis.extra.numpy import arrays
 
 import gflow
 from gflow import initial
+from gflow._limit_point import lose_alike
 
 
 def entries(*shape):
@@ -184,3 +186,59 @@ def test_a_start_at_zero_never_moves(start, status):
 def test_an_infinite_log_scale_is_refused(log_alpha):
     with pytest.raises(ValueError, match="no flow starts"):
         gflow.limit(gflow.Diagonal(([1.0], [0.5])), gflow.Regression([[1.0]], [1.0]), log_alpha=log_alpha)
+
+
+class Coarse(diffrax.Dopri5):
+    """Steps whose results have 13 bits."""
+
+    def step(self, *args, **kwargs):
+        end, *others = super().step(*args, **kwargs)
+
+        def rounded(v):
+            mantissa, exponent = jnp.frexp(v)
+            return jnp.ldexp(jnp.round(mantissa * 2.0**13), exponent - 13)
+
+        return jax.tree.map(rounded, end), *others
+
+
+def test_trajectories_that_lose_alike_what_the_flow_conserves_prove_nothing():
+    """Both tie the third coordinate's layers, so that neither lets it turn round: they agree on a wrong end."""
+    network = gflow.Diagonal(([0.659009, 0.85544, 0.730178], [0.168474, 0.468144, 0.232445]))
+    problem = gflow.Regression(
+        [[-0.007211, -0.561198, -0.867617], [3.066037, -0.077345, -2.016661]], [-0.648601, 0.67804]
+    )
+    truth = gflow.limit(network, problem, log_alpha=np.log(1e-8))
+    coarse = gflow.Weights(solver=Coarse())
+    end = gflow.limit(network, problem, log_alpha=np.log(1e-8), method=coarse, tolerance=1e-3)
+    assert truth.converged
+    assert np.linalg.norm(end.coefficients - truth.coefficients) > 0.1
+    assert end.status == gflow.Status.not_certified
+
+    large = gflow.limit(network, problem, method=coarse, tolerance=3e-3)  # at α = 1 thirteen bits are enough
+    there = gflow.limit(network, problem).coefficients
+    assert large.converged
+    assert np.linalg.norm(large.coefficients - there) <= 3e-3 * np.linalg.norm(there)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        (0.0, 0.0, True),  # tied by both
+        (0.0, 0.05, False),  # what is left has another size
+        (0.0, 0.005, True),
+        (-3.0, -3.03, True),
+        (-3.0, -3.2, False),
+        (1.0005, 1.0005, False),  # kept by both
+        (1.002, 1.002, True),
+        (1.0, 0.0, False),  # kept by one
+        (np.nan, 0.0, True),
+    ],
+)
+def test_what_is_lost_alike(one, other, alike, one_point):
+    """A difference of squares of 1e-12 at the start, and so many times as much at two ends."""
+
+    def with_difference(c):
+        first, second = jnp.sqrt(1e-12 * jnp.maximum(jnp.array([c, -c]), 0.0))
+        return gflow.Diagonal((jnp.array([1.4, first]), jnp.array([1.0, second])))
+
+    assert lose_alike(*map(with_difference, (1.0, one, other)), one_point) == alike

@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 from truth import exact_margin, normals
 
 import gflow
-from gflow import _limit, measures
+from gflow import _limit_direction, measures
 from gflow.flows import beyond, engine, implicit, polish
 from gflow.flows.polish import LARGEST, can_polish
 
@@ -261,8 +261,8 @@ def test_what_contradicts_itself_to_round_off_is_not_answered_wrongly():
 def test_round_off_is_that_of_the_rows_that_matter():
     linear = gflow.Diagonal((jnp.array([1.0, 1e-12]),))
     problem = gflow.Classification([[1.0, 0.0], [0.0, 1e12]], jnp.ones(2))
-    assert _limit._rounded(linear, problem, jnp.array([1.0, 0.0])) < 1e-15
-    assert _limit._rounded(linear, problem, jnp.array([1.0, 1e-12])) > 1e-5
+    assert _limit_direction._rounded(linear, problem, jnp.array([1.0, 0.0])) < 1e-15
+    assert _limit_direction._rounded(linear, problem, jnp.array([1.0, 1e-12])) > 1e-5
 
 
 def test_rows_of_implicit_equations_may_have_any_units():

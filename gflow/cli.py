@@ -127,7 +127,9 @@ def sweep(file: Path) -> None:
             executor=pool if "processes" in asked else None,
         )
     except (ValueError, OSError, RuntimeError, TypeError, KeyboardInterrupt) as error:
-        raise click.ClickException(f"{file}: {' '.join(str(error).split()) or type(error).__name__}") from error
+        notes = (note for note in getattr(error, "__notes__", []) if "gflow" in note)  # and none of JAX's
+        said = " ".join(" ".join([str(error), *notes]).split())
+        raise click.ClickException(f"{file}: {said or type(error).__name__}") from error
     click.echo(f"Done: {file.parent / asked['store']}. Look at it by gflow show, or gflow.open_sweep.")
 
 

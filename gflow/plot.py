@@ -41,10 +41,12 @@ def section_6_figure(runs: list[Run], panels: list[tuple[str, float]], columns: 
     """
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     with matplotlib.rc_context(FONT):
         rows = -(-len(panels) // columns)
-        figure = Figure(figsize=(3.3 * columns, 3.3 * rows + 0.6), layout="constrained")
+        apart = ConstrainedLayoutEngine(h_pad=0.08)  # a panel's label from the title of the next
+        figure = Figure(figsize=(3.3 * columns, 3.3 * rows + 0.6), layout=apart)
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         for ax, (task, alpha) in zip(axes, panels, strict=True):
             draw(ax, [run for run in runs if run.task == task and run.alpha == alpha])
@@ -178,14 +180,14 @@ def staircase(
     jumps = saddles.log_times(log_alpha)
     low, high = jumps[0] - np.log(beyond), jumps[-1] + np.log(beyond)
     rests, corners = saddles.coefficients, np.concatenate([[low], np.repeat(jumps, 2), [high]])
-    seen = np.flatnonzero(np.abs(rests).max(axis=0) > 1e-3 * np.abs(rests).max())
+    seen = np.flatnonzero(np.abs(rests).max(axis=0) > 1e-3 * np.abs(rests).max()).tolist()
     for log_time in jumps:
         ax.axvline(log_time, color="0.75", lw=0.7, zorder=0)
     few = rests.shape[1] <= len(_COLOURS)  # then β_j has the same colour in every figure
     for i, j in enumerate(seen):
         style: dict = {"color": _COLOURS[j if few else i % len(_COLOURS)]}
         if path is not None:
-            ax.plot(np.asarray(path.log_times), np.asarray(path.coefficients)[:, j], lw=1.4, label=f"β{j + 1}", **style)
+            ax.plot(np.asarray(path.log_times), np.asarray(path.coefficients)[:, j], lw=1.4, label=_beta(j), **style)
         ax.plot(corners, np.repeat(rests[:, j], 2), lw=1.0, ls=(0, (4, 3)), **style)
     ax.set(xlim=(low, high), xlabel="log t", ylabel="coefficients")
     if path is not None:
@@ -299,7 +301,7 @@ def trajectories(ax: "Axes", found: Any, name: str = "coefficients", entries: tu
     for path in rows.transpose("line", *found[name].dims[-2:]).values:
         ax.plot(path[:, entries[0]], path[:, entries[1]], color="#0072B2", lw=0.7)
         ax.plot(*path[0, list(entries)], **START)
-    ax.set(xlabel=f"β{entries[0] + 1}", ylabel=f"β{entries[1] + 1}")
+    ax.set(xlabel=_beta(entries[0]), ylabel=_beta(entries[1]))
     _without_box(ax)
     return ax
 
@@ -324,7 +326,8 @@ def heat_map(ax: "Axes", found: Any, name: str, x: str = "alpha", y: str = "seed
         norm = LogNorm()
     elif 0 < high < 1.01 * low:  # else the colours would be those of its round-off
         norm = LogNorm(low / 10, high * 10)
-    mesh = ax.pcolormesh(found[x], np.arange(found.sizes[y]), values, norm=norm, shading="nearest", rasterized=True)
+    edges = _log_edges(found[x].values), np.arange(found.sizes[y] + 1) - 0.5
+    mesh = ax.pcolormesh(*edges, values, norm=norm, rasterized=True)
     ax.figure.colorbar(mesh, ax=ax, pad=0.02).set_label(found[name].attrs.get("long_name", name))
     ax.set(xscale="log", xlabel="initial scale α" if x == "alpha" else x, ylabel=y)
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))  # rows are counted
@@ -384,6 +387,18 @@ def _draw_curves(ax: "Axes", x: np.ndarray, angles: np.ndarray, scales: ArrayLik
     bar.set_label("initial scale α")
     bar.outline.set_visible(False)
     _without_box(ax)
+
+
+def _log_edges(x: np.ndarray) -> np.ndarray:
+    """The edges of cells around x on a logarithmic axis."""
+    logs = np.log(x)
+    half = np.diff(logs) / 2 if len(x) > 1 else np.array([0.5])
+    return np.exp(np.concatenate([logs[:1] - half[:1], logs[:-1] + half[: len(x) - 1], logs[-1:] + half[-1:]]))
+
+
+def _beta(j: int) -> str:
+    """The name of the coefficient of index j, as β₁ of index 0."""
+    return "β" + str(j + 1).translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
 
 
 def _without_box(ax: "Axes") -> None:

@@ -246,13 +246,19 @@ def require_fit(network: Network, problem: Problem) -> None:
     named = f"{type(network).__name__} with weights of shapes {shapes}"
     try:
         outputs = jax.eval_shape(lambda X: network(X), problem.X)
+    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
+        raise ValueError(
+            f"{named} cannot be traced by JAX: it looks at values of its weights or inputs, or computes with NumPy. "
+            f"Use jax.numpy, and jnp.where in the place of if. ({str(error).splitlines()[0]})"
+        ) from error
     except TypeError as error:
         raise ValueError(
             f"{named} cannot take X of shape {problem.X.shape}: "
             f"an input must be as long as the coefficients. ({str(error).splitlines()[0]})"
         ) from error
     if isinstance(problem, Regression | Classification) and outputs.shape != problem.y.shape:
-        raise ValueError(f"{named} has outputs of shape {outputs.shape}, and y has shape {problem.y.shape}.")
+        column = " Pass y[:, 0]." if problem.y.shape == (*outputs.shape, 1) else ""
+        raise ValueError(f"{named} has outputs of shape {outputs.shape}, and y has shape {problem.y.shape}.{column}")
 
 
 def log_loss(weights: tuple[Array, ...], network: Network, problem: Problem) -> Scalar:

@@ -52,7 +52,7 @@ timed = gflow.flow(start, problem, save=gflow.Times(t))
 looks = [{"color": c, "lw": 1.4} for c in ("#0072B2", "#D55E00", "#009E73", "black")]
 figure, ax = plt.subplots(figsize=(4.2, 3.0), layout="constrained")
 for j, values in enumerate(timed.coefficients.T):
-    ax.plot(t, values, **looks[j % 4], label=f"β{j + 1}, x{j + 1} = {x[j]:g}")
+    ax.plot(t, values, **looks[j % 4], label=f"$β_{{{j + 1}}}$: $x_{{{j + 1}}} = {x[j]:g}$")
 ax.set(xlabel="time t", ylabel="linear coefficients, α = 0.001")
 ax.legend(frameon=False)
 ax.spines[["top", "right"]].set_visible(False)
@@ -91,3 +91,6 @@ ax.plot([], [], "o", mfc="white", mec="0.4", ms=4, label="Theorem 6")
 ax.set(xscale="log", xlabel="initial scale α", ylabel="limit of the coefficients")
 ax.legend(frameon=False)
 ax.spines[["top", "right"]].set_visible(False)
+
+# %% [markdown]
+# *A line for each coefficient, in the colours of the first figure.*

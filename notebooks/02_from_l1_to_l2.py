@@ -65,7 +65,8 @@ for j in sorted(range(d), key=colours.__contains__):  # the three on top of the 
     left.plot(scales, ends.coefficients[:, j], color=colour, lw=1.4 if j in colours else 0.7)
     left.plot(scales[9::10], theory[:, j], "o", mfc="white", mec=colour, ms=4 if j in colours else 2, zorder=3)
     if j in colours:
-        left.text(1e-6, ends.coefficients[0, j] - 0.12 * np.sign(truth[j]), f"β{j + 1}", color=colour, va="center")
+        below = ends.coefficients[0, j] - 0.12 * np.sign(truth[j])
+        left.text(1e-6, below, f"$β_{{{j + 1}}}$", color=colour, va="center")
 left.set(xscale="log", xlabel="initial scale α", ylabel="limit of the coefficients")
 
 for p, colour in ((1, "#0072B2"), (2, "#D55E00")):

@@ -50,7 +50,7 @@ for L, found in saddles.items():
 
 # %%
 end = gflow.limit(networks[5], problem, log_alpha=tiny)
-print(end, "\nfrom the last saddle:", gflow.measures.distance(end.coefficients, saddles[5].end))
+print(end, "\nfrom the last saddle:", f"{gflow.measures.distance(end.coefficients, saddles[5].end):.1e}")
 assert end.converged
 
 # %% [markdown]
@@ -60,7 +60,7 @@ assert end.converged
 
 # %%
 figure, axes = plt.subplots(1, 3, figsize=(7.2, 2.7), layout="constrained", sharey=True)
-shown = {2: (tiny, "10^{-100}", gflow.Auto())}
+shown = {2: (tiny, "10⁻¹⁰⁰", gflow.Auto())}
 shown |= {L: (np.log(a), f"{a:g}", gflow.Weights()) for L, a in {3: 0.003, 4: 0.05}.items()}
 for ax, (L, (log_alpha, alpha, method)) in zip(axes.flat, shown.items(), strict=True):
     until = gflow.LogTime(saddles[L].log_times(log_alpha)[-1] + np.log(2.0))
@@ -69,7 +69,7 @@ for ax, (L, (log_alpha, alpha, method)) in zip(axes.flat, shown.items(), strict=
     gflow.plot.staircase(ax, saddles[L], log_alpha, path)
     ax.legend(loc="lower left", handlelength=1, framealpha=1, edgecolor="none")
     ax.label_outer()
-    ax.set_title(f"$L = {L}$, $α = {alpha}$", loc="left")
+    ax.set_title(f"L = {L}, α = {alpha}", loc="left")
     off = gflow.measures.distance(path.coefficients[-1], saddles[L].end)
     assert path.status == gflow.Status.finished
     print(f"L = {L}: {gflow.Status[path.status]}, from the last saddle {off:.1e}")

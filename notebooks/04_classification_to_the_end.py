@@ -67,12 +67,13 @@ for decade, loss in zip(met, ("10⁻⁵", "10⁻¹⁶", "10⁻³⁰⁰"), strict
     left.text(decade, 0.02, loss, transform=left.get_xaxis_transform(), rotation=90, ha="right", color="0.45", size=7)
 gflow.plot.loss_for_angle(right, paths, expected.coefficients, scales)
 right.set(yscale="linear", ylim=(0, 135))
-legend = right.legend(title="within", ncols=3, loc="upper center", frameon=False, columnspacing=1, handlelength=1)
+narrow = {"columnspacing": 0.8, "handlelength": 1, "handletextpad": 0.3}
+legend = right.legend(title="within", ncols=3, loc="upper center", frameon=False, **narrow)
 
 # %% [markdown]
 # *Left: the angle to the maximum ℓ1 margin; the dashed line is 0.01 rad. Right: the loss that is needed to come near.*
 #
 # At every loss that descent can reach, down to 10⁻³⁰⁰, the direction is 0.4 to 1 radian from its limit: what is trained
-# is not what the theorem is about. To be within 0.01 rad −log L must pass 10^60 to 10^82. Beyond 10^150 all five flows
-# rest at an angle of 8·10⁻⁷, which is not the flow's but what the cap on the inverse temperature leaves
+# is not what the theorem is about. To be within 0.01 rad −log L must pass 10^60 to 10^82. Beyond 10^170 all five flows
+# rest at an angle of 4·10⁻⁸, which is not the flow's but what the cap on the inverse temperature leaves
 # ([`gflow.Dual`](../docs/api/verbs.md#gflow.Dual)).

@@ -71,7 +71,7 @@ for _ in range(50):
 curve.append(jnp.sqrt(loss(log_eta, held_out)[0]))
 print(f"relative error (root mean square) on 16 held-out signals: {curve[0]:.2f} before, {curve[-1]:.1e} after")
 largest = np.sort(np.argsort(-np.asarray(log_eta))[:8])
-print("where signals live:", habitat, " the eight largest η:", largest)
+print("signals live at j =", habitat + 1, " the eight largest η_j at", largest + 1)
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 2.8), layout="constrained")
@@ -90,8 +90,8 @@ for ax in (left, right):
     ax.spines[["top", "right"]].set_visible(False)
 
 # %% [markdown]
-# *Left: what Adam sees. Right: what it has learned, from η = 1 for every coordinate.*
+# *Left: the error on signals that Adam has not seen. Right: what it has learned, from η = 1 for every coordinate.*
 #
 # All eight weights where signals live have grown, and all others but one have shrunk. That is enough: for thirty steps
-# little seems to happen, then the sparsest solution in the learned weights is the signal, and the error falls from
-# two thirds to 2·10⁻⁵, what is left at a scale of α = 0.01.
+# the error falls little, from two thirds to a fifth; then the sparsest solution in the learned weights is the signal,
+# and it falls to 2·10⁻⁵, what is left at a scale of α = 0.01.

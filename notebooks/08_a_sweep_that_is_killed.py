@@ -27,6 +27,7 @@ import sys
 import time
 
 import matplotlib.pyplot as plt
+import numpy as np
 
 import gflow
 
@@ -88,11 +89,12 @@ found = gflow.open_sweep("ends").load()
 kept = left.status >= 0
 print(f"now {int((found.status >= 0).sum())} of {found.status.size}; those of before the same to the last bit:",
       bool(found.coefficients.where(kept).equals(left.coefficients.where(kept))))  # fmt: skip
-print("largest duality gap:", float(abs(found.gap).max()))
+print(f"largest duality gap: {float(abs(found.gap).max()):.1e}")
 
 # %%
 figure, (map_, lines) = plt.subplots(1, 2, figsize=(7.2, 3.0), layout="constrained")
-map_.pcolormesh(left.alpha, left.seed, kept.T, cmap="Greys", vmin=-0.3, vmax=2.0, shading="nearest", edgecolor="white")
+edges = np.logspace(-3 - 1 / 6, 2 + 1 / 6, 17), np.arange(17) - 0.5
+map_.pcolormesh(*edges, kept.T, cmap="Greys", vmin=-0.3, vmax=2.0, edgecolor="white")
 map_.set(xscale="log", xlabel="initial scale α", ylabel="seed")
 norms = abs(found.coefficients).sum("input")
 lines.plot(found.alpha, norms / norms.isel(alpha=0), color="#0072B2", lw=0.8)

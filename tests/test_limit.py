@@ -138,6 +138,29 @@ def test_inputs_of_another_length_are_named(one_point):
         gflow.limit(initial.diagonal(jnp.ones(3)), one_point)
 
 
+def test_targets_in_a_column_are_named(one_point):
+    with pytest.raises(ValueError, match=r"Pass y\[:, 0\]"):
+        gflow.limit(initial.diagonal(jnp.ones(2)), gflow.Regression(one_point.X, one_point.y[:, None]))
+
+
+def test_a_network_that_cannot_be_traced_says_so(one_point):
+    class Numpy(gflow.LinearNetwork):
+        weights: tuple[jax.Array, ...]
+
+        def coefficients(self):
+            return jnp.asarray(np.asarray(self.weights[0]))
+
+    class Branches(gflow.LinearNetwork):
+        weights: tuple[jax.Array, ...]
+
+        def coefficients(self):
+            return self.weights[0] if self.weights[0][0] > 0 else -self.weights[0]
+
+    for network in (Numpy((jnp.ones(2),)), Branches((jnp.ones(2),))):
+        with pytest.raises(ValueError, match=r"cannot be traced by JAX.*Use jax\.numpy"):
+            gflow.limit(network, one_point)
+
+
 @pytest.mark.slow
 def test_rows_that_all_but_depend_on_each_other_are_not_taken_for_fitted():
     """Both stopping points lie before their difference has moved, and so does a residual of nine digits."""

@@ -52,6 +52,7 @@ def test_a_disagreement_is_said(runs):
     assert "agree in all 12 runs" in reproduce.verdict(runs)
     unfinished = dataclasses.replace(runs[0], flow_status="step limit")
     assert not unfinished.agrees
+    assert not dataclasses.replace(runs[0], direction=1).agrees  # the run of another start
 
 
 @pytest.mark.slow

@@ -215,6 +215,10 @@ def test_bad_calls_say_so(verb, grid, message, unchecked_types):
         gflow.sweep(lambda a: None, gflow.limit, {"b": [1.0]})
     with pytest.raises(ValueError, match=r"make must return \(network, problem\)"):
         gflow.sweep(lambda a: a, product, {"a": [1.0]})
+    for looks in (lambda a: (float(a), a), lambda a: (np.random.default_rng(a), a)):
+        with pytest.raises(TypeError) as caught:
+            gflow.sweep(looks, product, {"a": [1]})
+        assert "must be pure JAX" in "".join(caught.value.__notes__)
 
 
 def test_without_the_extra_it_is_named(monkeypatch, tmp_path):

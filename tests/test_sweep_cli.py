@@ -114,7 +114,10 @@ def test_figures_of_a_sweep_show_every_lane():
     assert len(plot.against_scale(axes[0], found, "coefficients", expected="coefficients").lines) == 2 * 2 * 3
     assert "slope 2" in plot.distances(axes[1], found, ["distance"]).get_legend().texts[0].get_text()
     assert len(plot.trajectories(axes[2], found, "path").lines) == 2 * 21
-    assert plot.heat_map(axes[3], found, "error").collections[0].get_array().size == 21
+    cells = plot.heat_map(axes[3], found, "error").collections[0]
+    assert cells.get_array().size == 21
+    edges = cells.get_coordinates()[0, :, 0]
+    assert np.allclose(np.sqrt(edges[1:] * edges[:-1]), grid["alpha"])  # each in the middle of its cell
     found["bound"] = 1.2e-10 + 1e-14 * found.error  # all but constant: one colour, not that of round-off
     shades = plot.heat_map(axes[3], found, "bound").collections[-1]
     assert np.ptp(shades.norm(shades.get_array())) < 1e-3

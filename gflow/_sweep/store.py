@@ -143,9 +143,10 @@ def known(path: Path, request: dict[str, Any], chunk: int | None) -> dict[str, A
     for name in {**request, **before}:
         there, here = before.get(name), request.get(name)
         if there != here:
+            digests = all(isinstance(value, str) and len(value) == 64 for value in (there, here))
+            differs = "is not the same" if digests else f"is {_brief(there)} there and {_brief(here)} here"
             raise ValueError(
-                f"{path} holds another sweep: {name} is {_brief(there)} there and {_brief(here)} here. Pass another "
-                "store, or call with what it was made with."
+                f"{path} holds another sweep: {name} {differs}. Pass another store, or call with what it was made with."
             )
     return manifest
 
@@ -156,11 +157,12 @@ def planned(path: Path, manifest: dict[str, Any]) -> tuple[Grid, Plan] | None:
     if _digest(content) != manifest["digests"]["plan.npz"]:
         return None
     found = np.load(io.BytesIO(content), allow_pickle=False)
-    coordinates = {
-        name: Coordinate(c["dim"], values.astype(object) if c["object"] else values, c["attrs"])
-        for name, c in manifest["coordinates"].items()
-        for values in [found[f"coordinate {name}"]]
-    }
+    coordinates = {}
+    for file in found.files:  # in the grid's order, by which lanes are numbered; sweep.json has names sorted
+        if file.startswith("coordinate "):
+            name, values = file.removeprefix("coordinate "), found[file]
+            c = manifest["coordinates"][name]
+            coordinates[name] = Coordinate(c["dim"], values.astype(object) if c["object"] else values, c["attrs"])
     return Grid(coordinates), Plan(found["order"], tuple(manifest["sizes"]), manifest["chunk"])
 
 

@@ -95,6 +95,8 @@ def sweep(
         kept = None if path is None or manifest is None else planned(path, manifest)
         sent = parcel(job, leaves=executor is not None)
         run = functools.partial(computed, executor, functools.partial(work, sent))
+        if kept:  # lanes are numbered by the store's order of the grid's names, which a call may give in another
+            axes = Grid({name: axes.coordinates[name] for name in kept[0].coordinates})
         chosen = kept[1] if kept else _sorted(axes, size, fields, run)
         attrs = _attrs(job, axes, size)
         if path is None:

@@ -246,6 +246,13 @@ def _eagerly(verb: Eager, made: Callable, coordinates: dict[str, np.ndarray]) ->
     return {name: np.stack([np.asarray(row[name]) for row in rows]) for name in some}
 
 
+_TRACED = (
+    "gflow.sweep traces make and verb, so they must be pure JAX and cannot look at values: random numbers are those of "
+    "jax.random.key(seed), a coordinate of dtype object reaches make as it is, and a verb that looks at values is "
+    "gflow.Eager(verb)."
+)
+
+
 def described(job: Job, static: dict[str, Any], coordinates: dict[str, np.ndarray], lanes: int) -> dict[str, Column]:
     """The columns that lanes of a group will have, with shapes and dtypes for values. Only eager verbs are called.
 
@@ -259,7 +266,11 @@ def described(job: Job, static: dict[str, Any], coordinates: dict[str, np.ndarra
         if isinstance(verb, Eager):
             result = _first_not_refused(one, rows)
         else:  # as pairs, since JAX sorts what is a dictionary
-            result = dict(eqx.filter_eval_shape(lambda row, one=one: tuple(one(row).items()), next(rows)))
+            try:
+                result = dict(eqx.filter_eval_shape(lambda row, one=one: tuple(one(row).items()), next(rows)))
+            except TypeError as error:
+                error.add_note(_TRACED)
+                raise
         found |= prefixed(name, {key: column._replace(value=_shape(column.value)) for key, column in result.items()})
     return found
 

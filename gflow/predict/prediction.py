@@ -116,5 +116,6 @@ class Prediction(eqx.Module):
     def __str__(self) -> str:
         kind = "direction" if self.is_direction else "point"
         residual, gap = float(self.residual), float(self.gap)
-        lines = [f"{self.theorem}: limit {kind}, residual {residual:.1e}, duality gap {gap:.1e}"]
+        evidence = f"residual {residual:.1e}" + ("" if np.isnan(gap) else f", duality gap {gap:.1e}")
+        lines = [f"{self.theorem}: limit {kind}, {evidence}"]
         return "\n  ".join(lines + [str(h) for h in self.hypotheses])

@@ -1,7 +1,6 @@
 """The store of a sweep: killed, cut, altered, locked, of another sweep. Verbs are toys."""
 
 import contextlib
-import functools
 import json
 import os
 import pathlib
@@ -21,7 +20,6 @@ import pytest
 
 import gflow
 from gflow._sweep import Damaged, store
-from gflow._sweep.fingerprint import fingerprint
 
 pytest.importorskip("zarr")
 xr = pytest.importorskip("xarray")
@@ -354,33 +352,3 @@ def test_an_interrupt_says_how_to_go_on(tmp_path, whole, monkeypatch):
     monkeypatch.setattr(store.Memory, "write", interrupted)
     with pytest.raises(KeyboardInterrupt, match="are lost: pass store"):
         gflow.sweep(make, verb, GRID, chunk=4)
-
-
-def power(exponent):
-    return lambda x: x**exponent
-
-
-def test_functions_that_compute_the_same_have_one_fingerprint():
-    same = [power(2), lambda x: x**2]
-    source = "def f(x):\n    # {}\n    return x + 1"
-    spaces = [{}, {}]
-    exec(source.format("one comment"), spaces[0])
-    exec("\n\n" + source.format("another, elsewhere"), spaces[1])
-    assert fingerprint(spaces[0]["f"]) == fingerprint(spaces[1]["f"])
-    assert fingerprint(power(2)) == fingerprint(same[0])
-    assert fingerprint(power(2)) != fingerprint(power(3))
-    assert fingerprint(functools.partial(power(2), 1)) != fingerprint(functools.partial(power(2), 2))
-    assert fingerprint(gflow.limit) != fingerprint(gflow.flow)
-    assert fingerprint(jnp.arange(3)) != fingerprint(jnp.arange(3.0))
-    assert fingerprint(gflow.Weights(rtol=1e-3)) != fingerprint(gflow.Weights(rtol=1e-4))
-    assert fingerprint(jax.random.key(0)) != fingerprint(jax.random.key(1))
-    assert fingerprint(lambda: (1, 2)) != fingerprint(lambda: (1, 3))
-    assert fingerprint(lambda: power(1)) == fingerprint(lambda: power(1))
-
-
-def test_a_global_that_a_function_names_counts():
-    space = {"c": 1.0}
-    exec("def inner(x):\n    return c * x\ndef f(x):\n    return [inner(y) for y in x]", space)
-    before = fingerprint(space["f"])
-    space["c"] = 2.0
-    assert fingerprint(space["f"]) != before

@@ -175,15 +175,19 @@ def show(store: Path, out: Path | None) -> None:
     import numpy as np
 
     from ._sweep import open_sweep
+    from ._sweep.columns import is_status
 
     try:
         found = open_sweep(store)
     except ValueError as error:
         raise click.ClickException(str(error)) from error
-    sizes = " × ".join(f"{found.sizes[c.dims[0]]} {name}" for name, c in found.coords.items())
+    along: dict[Any, list[str]] = {}
+    for name, c in found.coords.items():
+        along.setdefault(c.dims[0], []).append(str(name))
+    sizes = " × ".join(f"{found.sizes[dim]} {', '.join(names)}" for dim, names in along.items())
     click.echo(f"{found.attrs['lanes']} lanes: {sizes}, gflow {found.attrs['gflow']}, {found.attrs['device']}")
     for name, variable in found.data_vars.items():
-        if str(name).split("_")[-1] == "status":
+        if is_status(variable.attrs):
             labels = dict(zip(variable.attrs["flag_values"], variable.attrs["flag_meanings"].split(), strict=True))
             codes, counts = np.unique(variable.values, return_counts=True)
             counted = (f"{count} {labels[code].replace('_', ' ')}" for code, count in zip(codes, counts, strict=True))

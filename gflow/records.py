@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from ._checks import is_concrete
+from ._checks import all_concrete, is_concrete
 from .networks import LinearNetwork, Network, Reduced, with_weights
 
 NetworkT = TypeVar("NetworkT", bound=Network)
@@ -353,6 +353,8 @@ def _require_linear(network: Any) -> None:
 def _lane(record: Any, like: Array, lane: Any) -> Any:
     if jnp.ndim(like) == 0:
         raise TypeError("this is one lane, not a batch: it has no [i]. Rows of a path are those of its arrays.")
+    if all_concrete(lane):
+        np.broadcast_to(0, jnp.shape(like))[lane]  # raises IndexError beyond the last, where JAX gives the last
     return jax.tree.map(lambda v: v[lane], record)
 
 

@@ -69,8 +69,18 @@ def columns(result: Any) -> dict[str, Column]:
     for path, leaf in jax.tree_util.tree_flatten_with_path(result, is_leaf=_is_record)[0]:
         prefix = jax.tree_util.keystr(path, simple=True, separator="_")
         for name, column in _columns_of(leaf).items():
-            found["_".join(filter(None, (prefix, name))) or "value"] = column
+            name = "_".join(filter(None, (prefix, name))) or "value"
+            if name in found:
+                raise ValueError(f"a verb of a sweep returns two variables of the name {name!r}; rename one of them.")
+            found[name] = column
+    if "status" in found and not is_status(found["status"].attrs):
+        raise ValueError("the variable 'status' of a sweep tells of every lane how it ended; return yours as another.")
     return found if "status" in found else found | {"status": _status(Status.finished)}
+
+
+def is_status(attrs: Mapping[str, Any]) -> bool:
+    """Whether a variable tells how lanes ended, and is no number of one's own that has such a name."""
+    return REFUSED in attrs.get("flag_values", ())
 
 
 def arrays(found: dict[str, Column]) -> dict[str, Any]:
@@ -85,8 +95,12 @@ def blank(dtype: Any) -> Any:
 
 def refused(like: dict[str, Column]) -> dict[str, Any]:
     """The row of a lane about which a theorem says nothing."""
-    row = {name: np.full_like(column.value, blank(column.value.dtype)) for name, column in like.items()}
-    return row | {"status": np.int8(REFUSED)}
+    return {name: np.full_like(column.value, blank_of(column)) for name, column in like.items()}
+
+
+def blank_of(column: Column) -> Any:
+    """What stands where lanes are refused."""
+    return np.int8(REFUSED) if is_status(column.attrs) else blank(column.value.dtype)
 
 
 def _is_record(leaf: Any) -> bool:

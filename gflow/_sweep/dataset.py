@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .columns import CRASHED, TEXT_BYTES
+from .columns import CRASHED, TEXT_BYTES, is_status
 from .grid import Grid, Plan
 from .store import Fields, Memory, dims_of, reading
 
@@ -19,6 +19,25 @@ def require_libraries() -> None:
     missing = [name for name in ("xarray", "zarr", "cloudpickle") if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(f"sweeps need {', '.join(missing)}: pip install 'gflow[sweep]'.")
+
+
+def require_names(grid: Grid, fields: Fields) -> None:
+    """Raises ValueError where one name would stand for two things in the data set."""
+    sizes = dict(grid.sizes)
+    inner = [(name, c.dims(name)[1:], c.values.shape[1:]) for name, c in grid.coordinates.items()]
+    inner += [(name, tuple(dims_of(name, c)), c.value.shape) for name, c in fields.items()]
+    for name, dims, shape in inner:
+        for dim, size in zip(dims, shape, strict=True):
+            if dim in grid.sizes:
+                raise ValueError(f"grid: {dim!r} is an axis of {name!r} too. Call the dimension otherwise.")
+            if sizes.setdefault(dim, size) != size:
+                raise ValueError(
+                    f"{name!r} has {size} numbers along {dim!r}, and another variable {sizes[dim]}. Let all "
+                    "return equal numbers of them, or make two sweeps."
+                )
+    for name in fields:
+        if name in grid.coordinates or name in grid.sizes:
+            raise ValueError(f"grid: {name!r} is a variable that the verb returns. Call the coordinate otherwise.")
 
 
 def open_sweep(store: str | Path) -> "xr.Dataset":
@@ -76,15 +95,12 @@ def _assembled(
 
     found = xr.Dataset(variables)
     for name, variable in found.data_vars.items():
-        if crashed and str(name).split("_")[-1] == "status":  # only then: it is read
+        if crashed and is_status(variable.attrs):  # only then: it is read
             values = np.where(_among(grid, plan, crashed), np.int8(CRASHED), variable.values)
             found[name] = (variable.dims, values, variable.attrs)
         elif variable.dims[-1:] == ("text",):
             found[name] = (variable.dims[:-1], _text(variable.values), variable.attrs)
-    coordinates = {
-        name: ((c.dim, *(f"{name}_{i}" for i in range(c.values.ndim - 1))), _plain(c.values), c.attrs)
-        for name, c in grid.coordinates.items()
-    }
+    coordinates = {name: (c.dims(name), c.labels, c.attrs) for name, c in grid.coordinates.items()}
     return found.assign_coords(coordinates).assign_attrs(attrs)
 
 
@@ -101,7 +117,3 @@ def _text(codes: np.ndarray) -> np.ndarray:
     joined = np.ascontiguousarray(codes).view(f"S{TEXT_BYTES}")[..., 0]
     texts, which = np.unique(joined, return_inverse=True)
     return np.array([text.decode().strip() for text in texts])[which].reshape(joined.shape)
-
-
-def _plain(values: np.ndarray) -> np.ndarray:
-    return np.asarray(values.tolist()) if values.dtype == object else values

@@ -27,6 +27,24 @@ class Coordinate:
     def static(self) -> bool:
         return self.values.dtype.kind in "OUS"
 
+    @property
+    def labels(self) -> np.ndarray:
+        """The values as data sets and files hold them: of Python objects numbers or texts, of classes and functions
+        their names."""
+        if self.values.dtype != object:
+            return self.values
+        flat = self.values.ravel().tolist()
+        numbers = all(isinstance(v, int | float | np.number) and not isinstance(v, bool) for v in flat)
+        found = np.asarray(flat) if numbers or {*map(type, flat)} == {bool} else None
+        if found is not None and found.dtype != object:
+            return found.reshape(self.values.shape)
+        texts = [getattr(v, "__name__", None) or str(v) for v in flat]
+        return np.asarray(texts).reshape(self.values.shape)
+
+    def dims(self, name: str) -> tuple[str, ...]:
+        """Its axes in a data set in which it has this name."""
+        return self.dim, *(f"{name}_{i}" for i in range(self.values.ndim - 1))
+
 
 @dataclasses.dataclass(frozen=True)
 class Grid:

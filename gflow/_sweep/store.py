@@ -162,7 +162,7 @@ def planned(path: Path, manifest: dict[str, Any]) -> tuple[Grid, Plan] | None:
         if file.startswith("coordinate "):
             name, values = file.removeprefix("coordinate "), found[file]
             c = manifest["coordinates"][name]
-            coordinates[name] = Coordinate(c["dim"], values.astype(object) if c["object"] else values, c["attrs"])
+            coordinates[name] = Coordinate(c["dim"], values, c["attrs"])
     return Grid(coordinates), Plan(found["order"], tuple(manifest["sizes"]), manifest["chunk"])
 
 
@@ -207,10 +207,7 @@ def _described(
         "format": 1,
         "key": key,
         "request": request,
-        "coordinates": {
-            name: {"dim": c.dim, "object": c.values.dtype == object, "attrs": c.attrs}
-            for name, c in grid.coordinates.items()
-        },
+        "coordinates": {name: {"dim": c.dim, "attrs": c.attrs} for name, c in grid.coordinates.items()},
         "sizes": list(plan.sizes),
         "chunk": plan.chunk,
         "attrs": attrs,
@@ -278,10 +275,7 @@ def dims_of(name: str, column: Column) -> list[str]:
 
 def _plan_bytes(grid: Grid, plan: Plan) -> bytes:
     buffer = io.BytesIO()
-    values: dict[str, Any] = {
-        f"coordinate {name}": np.asarray(c.values.tolist()) if c.static else c.values
-        for name, c in grid.coordinates.items()
-    }
+    values: dict[str, Any] = {f"coordinate {name}": c.labels for name, c in grid.coordinates.items()}
     np.savez(buffer, order=plan.order, **values)
     return buffer.getvalue()
 

@@ -17,9 +17,10 @@ import jax
 import numpy as np
 
 from .._checks import require_count
+from ..predict import Refusal
 from ..records import Status
-from .columns import Column, blank
-from .dataset import of_memory, open_sweep, require_libraries
+from .columns import Column, blank_of, is_status
+from .dataset import of_memory, open_sweep, require_libraries, require_names
 from .engine import Broken, computed
 from .fingerprint import fingerprint
 from .grid import Grid, Plan, as_grid, plan
@@ -90,6 +91,7 @@ def sweep(
             stack.enter_context(locked(path))
             manifest = known(path, request, chunk)
         fields = _fields(job, axes)
+        require_names(axes, fields)
         size: int = chunk or (_default_chunk(axes, fields) if manifest is None else manifest["chunk"])
         _require_room(axes, fields, size, path)
         kept = None if path is None or manifest is None else planned(path, manifest)
@@ -178,10 +180,15 @@ def _source(function: Any) -> str:
 def _fields(job: Job, grid: Grid) -> Fields:
     """The variables, which all groups of lanes must share."""
     first: dict[str, Column] | None = None
+    refusals = []
     for lanes in grid.groups():
-        some = lanes[:: -(-len(lanes) // 8)]  # of which an eager verb must not refuse all
+        some = lanes[:: -(-len(lanes) // 8)]  # of which an eager verb must not refuse all in all groups
         static, coordinates = grid.at(some)
-        found = described(job, static, coordinates, len(some))
+        try:
+            found = described(job, static, coordinates, len(some))
+        except Refusal as refusal:
+            refusals.append(refusal)
+            continue
         first = first or found
         there, here = ({n: (c.value.shape, str(c.value.dtype)) for n, c in f.items()} for f in (first, found))
         if there != here:
@@ -190,7 +197,9 @@ def _fields(job: Job, grid: Grid) -> Fields:
                 f"lanes of one sweep must have the same variables; {differ} is {there.get(differ)} at first and "
                 f"{here.get(differ)} at {static}. Let the verb return what all have, such as .coefficients."
             )
-    return first or {}
+    if first is None:
+        raise refusals[0]
+    return first
 
 
 def _bytes_a_lane(fields: Fields) -> int:
@@ -242,7 +251,7 @@ _WORTH = 8  # chunks of a group from which on a sample of one is worth its time
 def _sorted(grid: Grid, chunk: int, fields: Fields, run: Callable) -> Plan:
     """The plan, by a sample of steps where there are any."""
     groups = grid.groups()
-    counted = [name for name in fields if name.split("_")[-1] == "steps"]
+    counted = [name for name, c in fields.items() if name.split("_")[-1] == "steps" and c.value.shape == ()]
     if not counted or min(map(len, groups)) < _WORTH * chunk:
         return plan(grid, chunk)
     random = np.random.default_rng(0)
@@ -250,7 +259,7 @@ def _sorted(grid: Grid, chunk: int, fields: Fields, run: Callable) -> Plan:
     costs: list[Any] = [np.ones(chunk)] * len(groups)
     for i, columns in run(_tasks(grid, sampled, chunk)):
         if columns is not None:
-            found = _checked(columns)
+            found = _complete(_checked(columns), fields, chunk)
             costs[i] = sum(found[name].astype(float) for name in counted)
     return plan(grid, chunk, zip(sampled, costs, strict=True))
 
@@ -284,7 +293,7 @@ def _fill(
                 else:
                     columns = _complete(_checked(found), fields, lanes)
                     results.write(k, columns)
-                    left += int(np.sum(~_arrived(columns)))
+                    left += int(np.sum(~_arrived(columns, fields)))
                 bar.set_postfix_str(f"{left} not converged", refresh=False)
                 bar.update(lanes)
         except (KeyboardInterrupt, Broken) as error:
@@ -303,7 +312,7 @@ def _complete(columns: dict[str, np.ndarray], fields: Fields, lanes: int) -> dic
     for name, c in fields.items():
         value = columns.get(name)
         if value is None:
-            value = np.full((lanes, *c.value.shape), blank(c.value.dtype), c.value.dtype)
+            value = np.full((lanes, *c.value.shape), blank_of(c), c.value.dtype)
         if value.shape != (lanes, *c.value.shape):
             raise ValueError(
                 f"lanes of one sweep must have the same variables; {name} has shape {value.shape[1:]} in one chunk and "
@@ -313,9 +322,9 @@ def _complete(columns: dict[str, np.ndarray], fields: Fields, lanes: int) -> dic
     return full
 
 
-def _arrived(columns: dict[str, np.ndarray]) -> np.ndarray:
+def _arrived(columns: dict[str, np.ndarray], fields: Fields) -> np.ndarray:
     good = [int(jax.tree.leaves(status)[0]) for status in (Status.converged, Status.finished)]
-    statuses = [values for name, values in columns.items() if name.split("_")[-1] == "status"]
+    statuses = [values for name, values in columns.items() if is_status(fields[name].attrs)]
     return np.all([np.isin(status, good) for status in statuses], axis=0)
 
 

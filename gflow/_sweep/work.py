@@ -17,6 +17,7 @@ import numpy as np
 
 from ..predict import Refusal
 from .columns import REFUSED, Column, Eager, arrays, as_verb, columns, refused
+from .fingerprint import fingerprint
 
 # On a CPU lanes of a group wait for its slowest. Sorted lanes hardly do: of the paper's toys 256 at a time are twice as
 # fast as 64, four times as fast as 16, and twice as fast as 20,000 (benchmarks/sweeps.py).
@@ -45,9 +46,11 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Parcel:
-    """A job on its way, pickled unless it stays here; the dtype and cache that its caller has, and where that is."""
+    """A job on its way, pickled unless it stays here; a digest of all that it names, since globals may change; the
+    dtype and cache that its caller has, and where that is."""
 
     job: Job | bytes
+    digest: str
     x64: bool
     cache: str | None
     home: tuple[str, int]
@@ -63,7 +66,8 @@ class Failure:
 def parcel(job: Job, leaves: bool) -> Parcel:
     import cloudpickle
 
-    return Parcel(cloudpickle.dumps(job) if leaves else job, x64(), _cache(), _here())
+    digest = fingerprint((job.make, job.verbs))
+    return Parcel(cloudpickle.dumps(job) if leaves else job, digest, x64(), _cache(), _here())
 
 
 def x64() -> bool:
@@ -79,7 +83,7 @@ def work(parcel: Parcel, static: dict[str, Any], coordinates: dict[str, np.ndarr
     with _ONE_AT_A_TIME:
         _configure(parcel)
         try:
-            return _runner(parcel.job)(static, coordinates | {_LANE: np.arange(lanes)}, chunk)
+            return _runner(parcel.job, parcel.digest)(static, coordinates | {_LANE: np.arange(lanes)}, chunk)
         except Exception as error:
             return Failure(_picklable(error))
 
@@ -113,7 +117,8 @@ def _picklable(error: Exception) -> Exception:
 
 
 @functools.lru_cache(maxsize=8)
-def _runner(job: Job | bytes) -> "Runner":
+def _runner(job: Job | bytes, digest: str) -> "Runner":
+    del digest  # by which the cache tells
     return Runner(pickle.loads(job) if isinstance(job, bytes) else job)
 
 
@@ -126,9 +131,9 @@ class Runner:
         self._largest: dict[Any, int] = {}  # so many lanes have been found to fit the memory
 
     def __call__(self, static: dict[str, Any], coordinates: dict[str, np.ndarray], chunk: int) -> dict[str, np.ndarray]:
-        found = {}
+        found, group = {}, fingerprint(static)  # 1 and True are equal, and not the same
         for name, verb in self.job.verbs.items():
-            verb, key = as_verb(verb), (name, *static.items())
+            verb, key = as_verb(verb), (name, group)
             if isinstance(verb, Eager):
                 result = _eagerly(
                     verb,
@@ -241,7 +246,9 @@ def _eagerly(verb: Eager, made: Callable, coordinates: dict[str, np.ndarray]) ->
             rows.append(columns(verb(network, problem)))
         except Refusal:
             rows.append(None)
-    some = next((row for row in rows if row is not None), {"status": Column(np.int8(REFUSED))})
+    some = next((row for row in rows if row is not None), None)
+    if some is None:
+        return {"status": np.full(len(rows), REFUSED, np.int8)}
     rows = [refused(some) if row is None else arrays(row) for row in rows]
     return {name: np.stack([np.asarray(row[name]) for row in rows]) for name in some}
 
@@ -271,7 +278,10 @@ def described(job: Job, static: dict[str, Any], coordinates: dict[str, np.ndarra
             except TypeError as error:
                 error.add_note(_TRACED)
                 raise
-        found |= prefixed(name, {key: column._replace(value=_shape(column.value)) for key, column in result.items()})
+        shapes = prefixed(name, {key: column._replace(value=_shape(column.value)) for key, column in result.items()})
+        if twice := sorted({*found} & {*shapes}):
+            raise ValueError(f"two verbs have a variable {twice[0]!r}: call them by other names, which lead it.")
+        found |= shapes
     return found
 
 

@@ -1,5 +1,6 @@
 """Figures: records in, Axes out. matplotlib is imported when the first figure is drawn."""
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -152,7 +153,7 @@ def loss_for_angle(
     ```
     """
     decades, found = map(jnp.asarray, _angle_curves(paths, expected))
-    for wanted, style in zip(angles, _LEVELS[: len(angles)], strict=True):
+    for wanted, style in zip(angles, itertools.cycle(_LEVELS), strict=False):
         needed = jax.vmap(decades_for_angle, (0, 0, None))(decades, found, wanted)
         needed = np.where(np.isfinite(needed), needed, np.nan)
         ax.plot(np.asarray(scales), needed, **style, label=f"{wanted:g} rad")
@@ -260,10 +261,11 @@ def against_scale(ax: "Axes", found: Any, name: str, scale: str = "alpha", expec
     for variable, look in zip((name, expected), looks, strict=True):
         if variable is None:
             continue
-        *others, entries = (d for d in found[variable].dims if d != scale)
-        lines = found[variable].stack(line=others, create_index=False).transpose(entries, "line", scale)
+        (along,), (entries,) = found[scale].dims, _inner(found, variable, 1)
+        others = [d for d in found[variable].dims if d not in (along, entries)]
+        lines = found[variable].stack(line=others, create_index=False).transpose(entries, "line", along)
         for i, entry in enumerate(lines.values):
-            style: dict = {"color": f"C{i}", **look}
+            style: dict = {"color": _COLOURS[i % len(_COLOURS)], **look}
             ax.plot(found[scale], entry.T, **style)
     ax.set(xscale="log", xlabel="initial scale α", ylabel=found[name].attrs.get("long_name", name))
     _without_box(ax)
@@ -278,12 +280,16 @@ def distances(ax: "Axes", found: Any, names: Sequence[str], scale: str = "alpha"
     gflow.plot.distances(plt.figure().add_subplot(), found, ["to_l1", "to_l2"])
     ```
     """
-    for name, style in zip(names, _LEVELS, strict=False):
-        values = found[name].median([d for d in found[name].dims if d != scale])
+    (along,) = found[scale].dims
+    for i, name in enumerate(names):
+        style, label = _LEVELS[i % len(_LEVELS)], found[name].attrs.get("long_name", name)
+        if label in [found[other].attrs.get("long_name") for other in names if other != name]:
+            label = f"{name}: {label}"  # as those of two verbs
+        values = found[name].median([d for d in found[name].dims if d != along])
         alpha, y = np.asarray(found[scale]), np.asarray(values)
         near = (alpha <= 100 * alpha.min()) & (y > 0)
         slope = np.polyfit(np.log(alpha[near]), np.log(y[near]), 1)[0] if near.sum() > 1 else np.nan
-        ax.plot(alpha, y, **style, label=name if np.isnan(slope) else f"{name}, slope {slope:.2g}")
+        ax.plot(alpha, y, **style, label=label if np.isnan(slope) else f"{label}, slope {slope:.2g}")
     ax.set(xscale="log", yscale="log", xlabel="initial scale α", ylabel="distance")
     ax.legend(frameon=False)
     _without_box(ax)
@@ -297,8 +303,9 @@ def trajectories(ax: "Axes", found: Any, name: str = "coefficients", entries: tu
     gflow.plot.trajectories(plt.figure().add_subplot(), found)
     ```
     """
-    rows = found[name].stack(line=[d for d in found[name].dims if d not in found[name].dims[-2:]], create_index=False)
-    for path in rows.transpose("line", *found[name].dims[-2:]).values:
+    inner = _inner(found, name, 2)
+    rows = found[name].stack(line=[d for d in found[name].dims if d not in inner], create_index=False)
+    for path in rows.transpose("line", *inner).values:
         ax.plot(path[:, entries[0]], path[:, entries[1]], color="#0072B2", lw=0.7)
         ax.plot(*path[0, list(entries)], **START)
     ax.set(xlabel=_beta(entries[0]), ylabel=_beta(entries[1]))
@@ -316,8 +323,8 @@ def heat_map(ax: "Axes", found: Any, name: str, x: str = "alpha", y: str = "seed
     ```
     """
     from matplotlib.colors import LogNorm
-    from matplotlib.ticker import MaxNLocator
 
+    found = found.sortby([d for d in (x, y) if d in found.coords and found[d].dtype.kind in "iuf"])
     values = found[name].transpose(y, x).values
     finite = values[np.isfinite(values)]
     low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
@@ -326,11 +333,16 @@ def heat_map(ax: "Axes", found: Any, name: str, x: str = "alpha", y: str = "seed
         norm = LogNorm()
     elif 0 < high < 1.01 * low:  # else the colours would be those of its round-off
         norm = LogNorm(low / 10, high * 10)
-    edges = _log_edges(found[x].values), np.arange(found.sizes[y] + 1) - 0.5
-    mesh = ax.pcolormesh(*edges, values, norm=norm, rasterized=True)
+    logarithmic = found[x].dtype.kind in "iuf" and bool(np.all((found[x] > 0) & np.isfinite(found[x])))
+    edges = _log_edges(found[x].values.astype(float)) if logarithmic else np.arange(found.sizes[x] + 1) - 0.5
+    mesh = ax.pcolormesh(edges, np.arange(found.sizes[y] + 1) - 0.5, values, norm=norm, rasterized=True)
     ax.figure.colorbar(mesh, ax=ax, pad=0.02).set_label(found[name].attrs.get("long_name", name))
-    ax.set(xscale="log", xlabel="initial scale α" if x == "alpha" else x, ylabel=y)
-    ax.yaxis.set_major_locator(MaxNLocator(integer=True))  # rows are counted
+    ax.set(xlabel="initial scale α" if x == "alpha" else x, ylabel=y)
+    if logarithmic:
+        ax.set_xscale("log")
+    else:
+        _label_by_value(ax.xaxis, found[x].values)
+    _label_by_value(ax.yaxis, found[y].values)
     _without_box(ax)
     return ax
 
@@ -347,15 +359,15 @@ def sweep_figure(found: Any, scale: str = "alpha") -> "Figure":
     from matplotlib.figure import Figure
 
     panels = []
-    others = [d for d in found.sizes if d != scale and d in found.coords and found[d].ndim == 1]
+    others = [d for d in found.sizes if d != scale and d in found.coords and found[d].dims == (d,)]
     for name, variable in found.data_vars.items():
         if scale not in variable.dims:
             continue
-        if variable.dims[-1] == "input" and "row" not in variable.dims and "coefficients" in str(name):
+        if "input" in variable.dims and "row" not in variable.dims and "coefficients" in str(name):
             panels.append((against_scale, (name, scale)))
         if str(name).split("_")[-1] in ("distance", "angle") and np.isfinite(variable).any():
             panels.append((distances, ([name], scale)))
-        if others and variable.dims == (scale, others[0]) and str(name).split("_")[-1] in ("error", "distance"):
+        if others and {*variable.dims} == {scale, others[0]} and str(name).split("_")[-1] in ("error", "distance"):
             panels.append((heat_map, (name, scale, others[0])))
     with matplotlib.rc_context(FONT):
         columns = min(3, max(1, len(panels)))
@@ -387,6 +399,34 @@ def _draw_curves(ax: "Axes", x: np.ndarray, angles: np.ndarray, scales: ArrayLik
     bar.set_label("initial scale α")
     bar.outline.set_visible(False)
     _without_box(ax)
+
+
+def _inner(found: Any, name: str, count: int) -> list[str]:
+    """The axes of a variable of a sweep that are none of its lanes', so many, in whatever order its axes are now."""
+    dims = list(found[name].dims)
+    named = [d for d in ("row", "input", *(f"{name}_{i}" for i in range(count))) if d in dims]
+    values = {f"{n}_{i}" for n, c in found.coords.items() for i in range(c.ndim - 1)}  # axes of an array a lane
+    lanes = {d for c in found.coords.values() for d in c.dims} - values
+    if len(named) == count:
+        return named
+    others = [d for d in dims if d not in lanes]
+    return others if len(others) == count else dims[-count:]
+
+
+def _label_by_value(axis: Any, values: np.ndarray) -> None:
+    """Names rows, which are drawn at 0, 1, …, by the values of their coordinate."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    def label(place: Any, _: Any) -> str:
+        i = round(place)
+        return _brief(values[i]) if abs(place - i) < 1e-9 and 0 <= i < len(values) else ""
+
+    axis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_major_formatter(FuncFormatter(label))
+
+
+def _brief(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float | np.floating) else str(value)
 
 
 def _log_edges(x: np.ndarray) -> np.ndarray:

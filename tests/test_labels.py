@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import gflow
+from gflow import plot
 from gflow.predict import Refusal
 
 pytest.importorskip("zarr")
@@ -202,3 +203,98 @@ def test_a_batch_ends_where_its_lanes_do():
     for beyond in (3, -4):
         with pytest.raises(IndexError, match="out of bounds"):
             ends[beyond]
+
+
+SCALES, SEEDS = np.array([1.0, 1e-3, 0.1, 1e-2]), np.array([30, 10, 20])
+ENTRIES = 11  # more than matplotlib's ten colours
+
+
+def drawn(order):
+    """A sweep whose scales and seeds are not sorted, with axes in one of two orders: the grid's or another."""
+
+    def verb(x, _):
+        alpha, seed = x
+        entries, rows = jnp.arange(ENTRIES), jnp.arange(5)
+        return {
+            "v": alpha + 1000 * seed + entries,
+            "w": -alpha - 1000 * seed - entries,
+            "distance": alpha**2 * seed,
+            "angle": alpha * seed,
+            "path": alpha + 1000 * seed + rows[:, None] / 8 + 100 * jnp.arange(2),
+        }
+
+    grid = {"seed": SEEDS, "alpha": SCALES} if order else {"alpha": SCALES, "seed": SEEDS}
+    found = gflow.sweep(lambda alpha, seed: ((alpha, seed), None), verb, grid, progress=False)
+    found.distance.attrs["long_name"] = found.angle.attrs["long_name"] = "distance to it"
+    return found.transpose(*sorted(found.sizes, reverse=True)) if order == 2 else found
+
+
+@pytest.fixture(params=[0, 1, 2])
+def figure(request):
+    from matplotlib.figure import Figure
+
+    return Figure().add_subplot(), drawn(request.param)
+
+
+def test_lines_against_the_scale_are_those_of_their_entries(figure):
+    ax, found = figure
+    lines = plot.against_scale(ax, found, "v", expected="w").lines
+    ends = {(line.get_color(), round(float(line.get_ydata()[0]), 3)) for line in lines[: ENTRIES * 3]}
+    colours = plot._COLOURS
+    assert ends == {(colours[i % len(colours)], 1.0 + 1000 * seed + i) for i in range(ENTRIES) for seed in SEEDS}
+    for line in lines:
+        y = np.sign(line.get_ydata()[0]) * line.get_ydata()
+        assert np.array_equal(line.get_xdata(), SCALES)
+        assert np.allclose(y - y[0], SCALES - SCALES[0], rtol=0, atol=1e-9)
+
+
+def test_distances_are_medians_with_their_names(figure):
+    ax, found = figure
+    legend = plot.distances(ax, found, ["distance", "angle", *["distance"] * 3]).get_legend().texts
+    assert len(ax.lines) == 5
+    assert np.allclose(ax.lines[0].get_ydata(), SCALES**2 * 20, rtol=1e-12)
+    assert np.allclose(ax.lines[1].get_ydata(), SCALES * 20, rtol=1e-12)
+    assert legend[0].get_text() == "distance: distance to it, slope 2"
+    assert legend[1].get_text() == "angle: distance to it, slope 1"
+    ax.clear()
+    assert plot.distances(ax, found, ["angle"]).get_legend().texts[0].get_text() == "distance to it, slope 1"
+
+
+def test_trajectories_are_rows_of_entries(figure):
+    ax, found = figure
+    starts = set()
+    for line in plot.trajectories(ax, found, "path", entries=(1, 0)).lines[::2]:
+        x, y = line.get_data()
+        assert np.allclose(x - y, 100)
+        assert np.allclose(np.diff(x), 1 / 8)
+        starts.add(round(float(y[0]), 6))
+    assert starts == {alpha + 1000 * seed for alpha in SCALES for seed in SEEDS}
+
+
+def test_cells_of_a_map_stand_at_their_scale_beside_their_seed(figure):
+    ax, found = figure
+    mesh = plot.heat_map(ax, found, "distance").collections[0]
+    assert np.allclose(mesh.get_array(), np.outer([10, 20, 30], np.sort(SCALES) ** 2), rtol=1e-12)
+    assert np.all(np.diff(mesh.get_coordinates()[0, :, 0]) > 0)
+    assert [ax.yaxis.get_major_formatter()(i) for i in (-1, 0, 1, 2, 0.5, 3)] == ["", "10", "20", "30", "", ""]
+
+
+def test_a_map_over_what_is_no_scale_counts_and_names_columns():
+    from matplotlib.figure import Figure
+
+    grid = {"kind": ["b", "a"], "shift": [1.0, -1.0, 0.0]}
+    verb = lambda x, _: x  # noqa: E731
+    found = gflow.sweep(lambda kind, shift: (shift + (10 if kind == "a" else 20), None), verb, grid, progress=False)
+    for x, y in (("kind", "shift"), ("shift", "kind")):
+        ax = Figure().add_subplot()
+        mesh = plot.heat_map(ax, found, "value", x=x, y=y).collections[0].get_array()
+        for axis, name in ((ax.xaxis, x), (ax.yaxis, y)):
+            labels = [axis.get_major_formatter()(i) for i in range(found.sizes[name])]
+            assert labels == (["b", "a"] if name == "kind" else ["-1", "0", "1"])
+        assert np.array_equal(mesh if y == "kind" else mesh.T, [[19, 20, 21], [9, 10, 11]])
+
+
+def test_a_figure_of_a_sweep_has_its_map_in_every_order():
+    for order in range(3):
+        axes = plot.sweep_figure(drawn(order)).axes
+        assert any(len(ax.collections) and ax.get_ylabel() == "seed" for ax in axes), order

@@ -171,6 +171,13 @@ def test_a_name_stands_for_one_thing(grid, verb, message):
         gflow.sweep(lambda **k: (next(iter(k.values())), None), verb, grid)
 
 
+@pytest.mark.parametrize("values", [[1, 2**32 + 1], np.array([1, 2**63 + 5], np.uint64), [1e-3, 1e-60], [1.0, 1e300]])
+def test_a_value_that_make_would_get_as_another_is_refused(values):
+    assert np.array_equal(gflow.sweep(lambda a: (a, None), first, {"a": values}).value, values)
+    with jax.enable_x64(False), pytest.raises(ValueError, match="jax_enable_x64"):
+        gflow.sweep(lambda a: (a, None), first, {"a": values})
+
+
 def test_refused_lanes_are_called_so_in_every_status(unchecked_types):
     @gflow.Eager
     def verb(x, _):

@@ -84,6 +84,7 @@ def sweep(
     job = Job(make, _verbs(verb))
     axes = as_grid(grid)
     _require_arguments(make, list(axes.coordinates))
+    _require_exact(axes)
     with contextlib.ExitStack() as stack:
         path, manifest = (None if store is None else Path(store)), None
         request = _request(job, axes)
@@ -133,6 +134,24 @@ def _require_arguments(make: Callable, names: list[str]) -> None:
             f"make{signature} takes other names than those of the grid, {', '.join(names)}: {error}. Each name of the "
             "grid is an argument of make."
         ) from None
+
+
+def _require_exact(grid: Grid) -> None:
+    """Raises ValueError for values that `make` would not get, but others: of 64 bits where JAX has 32."""
+    for name, c in grid.coordinates.items():
+        if c.static:
+            continue
+        dtype = jax.dtypes.canonicalize_dtype(c.values.dtype)
+        with np.errstate(over="ignore", under="ignore"):
+            there = c.values.astype(dtype)
+        same = there == c.values
+        if c.values.dtype.kind in "fc":  # rounded they may be, and neither infinite nor zero
+            same = (np.isfinite(there) == np.isfinite(c.values)) & ((there == 0) == (c.values == 0))
+        if not same.all():
+            raise ValueError(
+                f"grid: {name!r} holds {c.values[~same][0]}, which {dtype} cannot. Call "
+                'jax.config.update("jax_enable_x64", True) first, or leave it out.'
+            )
 
 
 def _request(job: Job, grid: Grid) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import math
 import os
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,8 +130,16 @@ def sweep(file: Path) -> None:
     except (ValueError, OSError, RuntimeError, TypeError, KeyboardInterrupt) as error:
         notes = (note for note in getattr(error, "__notes__", []) if "gflow" in note)  # and none of JAX's
         said = " ".join(" ".join([str(error), *notes]).split())
-        raise click.ClickException(f"{file}: {said or type(error).__name__}") from error
+        raise click.ClickException(f"{_place(error, file.parent) or file}: {said or type(error).__name__}") from error
     click.echo(f"Done: {file.parent / asked['store']}. Look at it by gflow show, or gflow.open_sweep.")
+
+
+def _place(error: BaseException, folder: Path) -> str:
+    """Where in a file of one's own, beside the TOML, it was raised."""
+    frames = [
+        f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).resolve().parent == folder.resolve()
+    ]
+    return f"{folder / Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
 
 
 def _function(folder: Path, name: str) -> Any:

@@ -75,6 +75,20 @@ def test_errors_are_one_line(tmp_path, before, after, message):
     assert len(result.output.splitlines()) == 1
 
 
+def test_an_error_in_a_file_of_ones_own_has_its_line(tmp_path):
+    (tmp_path / "mine.py").write_text(MINE.replace("return alpha, seed", "raise ValueError('mine')"))
+    (tmp_path / "a.toml").write_text(TOML)
+    failed = run("sweep", tmp_path / "a.toml")
+    assert failed.exit_code == 1
+    assert f"Error: {tmp_path / 'mine.py'}, line 3: mine" in failed.output
+
+
+def test_coordinates_of_one_dimension_are_counted_once(tmp_path):
+    grid = {"seed": [3, 1, 2], "noise": ("seed", [0.1, 0.2, 0.3]), "alpha": [1.0, 2.0]}
+    gflow.sweep(lambda seed, noise, alpha: (seed + noise + alpha, None), lambda x, _: x, grid, store=tmp_path / "ends")
+    assert "6 lanes: 3 seed, noise × 2 alpha" in run("show", tmp_path / "ends").output
+
+
 def test_a_directory_without_a_sweep_is_said_to_be_none(tmp_path):
     result = run("show", tmp_path)
     assert result.exit_code == 1

@@ -277,9 +277,10 @@ def retiring_loop(test: Callable, move: Callable, kept: Any, carry: Any, width: 
         return state._replace(places=places, following=state.following + room.sum())
 
     def full(state: _State) -> Any:
+        """Whether more than a few go on, or one is to be written down; both fail only when no lane waits."""
         places = state.places
         ready = (~places.going & (places.lane < count)).any()
-        return (state.following < count) | (places.going.sum() > few) | ready
+        return (places.going.sum() > few) | ready
 
     zero = jnp.zeros((), int)
     ended = jax.tree.map(lambda v: jnp.concatenate([v, v[:width]]), (lanes[0], carry))

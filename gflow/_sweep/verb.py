@@ -63,6 +63,7 @@ def sweep(
     `crashed` where a chunk's worker has died three times, `not computed`.
 
     Lanes are sorted by the number of steps that a sample of them took, so that those of a chunk cost about the same.
+    In a chunk lanes that have ended make room for others, so that none waits long for a slower one.
 
     **Raises** ValueError for a grid that is none, for lanes of different variables, for a result that will not fit into
     the memory or on the disk, for a store of another sweep (the difference is named) and for one that another process

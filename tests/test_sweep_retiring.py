@@ -182,7 +182,7 @@ def last(network, problem):
     return gflow.flow(network, problem, save=gflow.Steps(8)).end
 
 
-@pytest.mark.parametrize("verb", [gflow.limit, last])
+@pytest.mark.parametrize("verb", [pytest.param(gflow.limit, marks=pytest.mark.slow), last])
 def test_flows_and_limits_are_those_of_a_batch(verb):
     problem = gflow.Regression(X=[[1.0, 2.0]], y=[1.0])
 

@@ -191,6 +191,24 @@ def mixed(lanes=20_000, length=200):
             flush=True,
         )
 
+    unforeseen(own, lanes, length)
+
+
+def unforeseen(own, lanes, length):
+    """The same where nothing but the lanes themselves tells which are costly."""
+
+    def hidden(seed):
+        return pair(jnp.where(jax.random.uniform(jax.random.key(seed)) < 0.01, 100 * length, length))
+
+    seeds = np.arange(lanes)
+    for name, chunk in (("default", None), ("4096", 4096)):
+        took = seconds(lambda chunk=chunk: gflow.sweep(hidden, work, {"seed": seeds}, chunk=chunk))[0]
+        print(
+            f"known to lanes alone, chunks {name}: {took:.2f} s, {took / own:.2f} of the lanes' own costs", flush=True
+        )
+    bare = jax.jit(jax.vmap(lambda seed: work(*hidden(seed))["value"]))
+    print(f"known to lanes alone, bare vmap: {seconds(lambda: bare(jnp.asarray(seeds)))[0] / own:.2f}", flush=True)
+
 
 def scales():
     """128 scales of a fully-connected network: a batch waits for its slowest."""

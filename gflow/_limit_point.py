@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,35 +28,88 @@ _LOOSER = 30.0  # the second trajectory's tolerance in units of the first's: its
 _LEAST = 1.2  # rtol: the error that steps may leave whatever the two trajectories say (benchmarks/limit_tolerance.py)
 
 
+class _Sizes(NamedTuple):
+    """What residuals and errors are relative to.
+
+    - `start`, `nothing`: the sizes of the discrepancy at the start, and of outputs of zero.
+    - `units`: of each output.
+    - `beginning`, `least`: of what is measured at the start, and of its weights, where zero is what is to be fitted:
+      nothing may be left at the end then, and the start is the only size there is. 0 elsewhere.
+    """
+
+    start: Scalar
+    nothing: Scalar
+    units: Array
+    beginning: Scalar
+    least: Scalar
+
+    @staticmethod
+    def of(followed: Followed) -> "_Sizes":
+        network, problem = followed.network, followed.problem
+        outputs = network(problem.X)
+        none = jnp.zeros_like(outputs)
+        nothing = discrepancy_size(problem, none)
+        units = jnp.abs(problem.discrepancy(outputs)) + jnp.abs(problem.discrepancy(none))
+        largest = jnp.where(jnp.max(units) > 0, jnp.max(units), 1.0)
+        units = jnp.where(units > jnp.finfo(units.dtype).eps * largest, units, largest)
+        # Norms have no derivative where they are 0.
+        begun = jnp.linalg.norm(_seen(followed, network)), norm(network.weights)
+        begun = (jnp.where(nothing > 0, 0.0, jax.lax.stop_gradient(v)) for v in begun)
+        return _Sizes(discrepancy_size(problem, outputs), nothing, units, *begun)
+
+
+class _Trajectories(NamedTuple):
+    """Where a looser trajectory and one at the tolerance stopped, each at two stops, and those networks corrected."""
+
+    runs: Solution
+    ends: Network
+
+    def corrected(self, trajectory: int, stop: int) -> Network:
+        return jax.tree.map(lambda v: v[trajectory, stop], self.ends)
+
+    def stopped(self, trajectory: int, stop: int) -> Solution:
+        return jax.tree.map(lambda v: v[trajectory, stop], self.runs)
+
+
 def point_of_weights(followed: Followed, options: tuple[Scalar, Weights]) -> Solution:
-    network, problem, (tolerance, method) = followed.network, followed.problem, options
-    dtype = tolerance.dtype
+    network, (tolerance, method) = followed.network, options
+    rtol = 0.1 * tolerance if method.rtol is None else method.rtol.astype(tolerance.dtype)
+    sizes = _Sizes.of(followed)
+    found = _trajectories(followed, sizes, tolerance, rtol, method)
+    error = _error(followed, sizes, rtol, found)
+    run, end = found.stopped(1, 1), found.corrected(1, 1)
+    allowed = sizes.nothing + sizes.start
+    if isinstance(network, LinearNetwork):  # a start may be so large that an end of any size is fitted beside it
+        of_start = jnp.where(sizes.nothing > 0, 0.0, _terms(followed, network))
+        allowed = jnp.minimum(allowed, _terms(followed, end) + of_start)
+    end, given = followed.lift(end), followed.given
+    outputs = end(given.X)  # of what is returned
+    log_loss, left = given.log_loss(outputs), discrepancy_size(given, outputs)
+    proved = (error <= tolerance) & jnp.all(jnp.abs(given.discrepancy(outputs)) <= tolerance * allowed)
+    proved &= left <= tolerance * (sizes.nothing + sizes.start)
+    return dataclasses.replace(
+        run,
+        network=end,
+        log_loss=log_loss,
+        log_time=jnp.full_like(log_loss, jnp.inf),
+        status=Status.where(run.converged & ~proved, Status.not_certified, run.status),
+        error=error,
+        certificate=Certificate.of(log_loss, residual=left / jnp.where(sizes.nothing > 0, sizes.nothing, 1.0)),
+        steps=jnp.sum(found.runs.steps),
+        rejected_steps=jnp.sum(found.runs.rejected_steps),
+    )
+
+
+def _trajectories(followed: Followed, sizes: _Sizes, tolerance: Scalar, rtol: Scalar, method: Weights) -> _Trajectories:
+    network, problem, dtype = followed.network, followed.problem, tolerance.dtype
     # Of the residual, to stop at. A loose integrator stalls above the second, and so stops at the first for good.
     fractions = 0.3 * jnp.sqrt(tolerance) * jnp.array([[1.0, 1.0], [1.0, _SECOND_STOP]], dtype)
-    outputs = network(problem.X)
-    start, nothing = discrepancy_size(problem, outputs), discrepancy_size(problem, jnp.zeros_like(outputs))
-    units = jnp.abs(problem.discrepancy(outputs)) + jnp.abs(problem.discrepancy(jnp.zeros_like(outputs)))
-    largest = jnp.where(jnp.max(units) > 0, jnp.max(units), 1.0)
-    units = jnp.where(units > jnp.finfo(dtype).eps * largest, units, largest)
-    rtol = 0.1 * tolerance if method.rtol is None else method.rtol.astype(dtype)
     # What the flow conserves are differences of squares, of size α². Where α is so small that steps' errors hide them,
     # these decide where it goes; then so do rates that differ by as little, and the two trajectories part.
     uneven = 0.3 * jnp.array([rtol, 0.0])
     shaken = jnp.finfo(dtype).eps * jnp.array([4.0, 0.0], dtype)  # α times weights is rounded, and may all but cancel
     separates = isinstance(problem, Regression)  # into outputs, as the implicit steps need it
-    implicit = method.solver is None and separates and outputs.size <= MOST_OUTPUTS
-
-    # Where zero is what is to be fitted, nothing may be left at the end: the start is the only size there is, of what
-    # the rows see of it.
-    beginning = jax.lax.stop_gradient(jnp.linalg.norm(_seen(followed, network)))  # no derivative where it is 0
-    beginning = jnp.where(nothing > 0, 0.0, beginning)
-    least = jnp.where(nothing > 0, 0.0, jax.lax.stop_gradient(norm(network.weights)))
-
-    def apart(one: Network, other: Network) -> Scalar:
-        other_measured = _measured(followed, other)
-        size = jnp.linalg.norm(other_measured) + beginning
-        off = jnp.linalg.norm(_measured(followed, one) - other_measured)
-        return off / jnp.maximum(size, jnp.finfo(dtype).tiny)  # beside an end of nothing everything is large
+    implicit = method.solver is None and separates and sizes.units.size <= MOST_OUTPUTS
 
     def trajectory(steps: tuple[Scalar, Array, Scalar, Scalar]) -> tuple[Solution, Network]:
         rtol, fractions, uneven, shaken = steps
@@ -63,8 +117,10 @@ def point_of_weights(followed: Followed, options: tuple[Scalar, Weights]) -> Sol
         moved = (v * factor for v, factor in zip(network.weights, _spread(network.weights, shaken), strict=True))
 
         def leg(stop: Network, fraction: Scalar) -> tuple[Network, tuple[Solution, Network]]:
-            clock, fitted = GradientClock(stop, problem, rates), Fitted(fraction, units)
-            solver, until = (Radau(rtol, clock.unit()), Near(fitted, least)) if implicit else (method.solver, fitted)
+            clock, until = GradientClock(stop, problem, rates), Fitted(fraction, sizes.units)
+            solver = method.solver
+            if implicit:
+                solver, until = Radau(rtol, clock.unit()), Near(until, sizes.least)
             run = follow(clock, (until,), rtol=rtol, max_steps=method.max_steps, solver=solver, adjoint=method.adjoint)
             reached = solution(clock, (until,), run)
             until_decided = partial(after, reached.converged.astype(dtype))
@@ -75,41 +131,33 @@ def point_of_weights(followed: Followed, options: tuple[Scalar, Weights]) -> Sol
         return jax.lax.scan(leg, with_weights(network, tuple(moved)), fractions)[1]
 
     rtols = rtol * jnp.array([jnp.minimum(_LOOSER, 0.1 / rtol), 1.0])
-    runs, ends = jax.lax.map(trajectory, (rtols, fractions, uneven, shaken))
-    loose, first, end = (jax.tree.map(lambda v, at=at: v[at], ends) for at in ((0, 1), (1, 0), (1, 1)))
-    run = jax.tree.map(lambda v: v[1, 1], runs)
+    return _Trajectories(*jax.lax.map(trajectory, (rtols, fractions, uneven, shaken)))
+
+
+def _error(followed: Followed, sizes: _Sizes, rtol: Scalar, found: _Trajectories) -> Scalar:
+    """Of the second trajectory's end, relative."""
+    problem, epsilon = followed.problem, jnp.finfo(rtol.dtype).eps
+    loose, first, end = found.corrected(0, 1), found.corrected(1, 0), found.corrected(1, 1)
+    stopped = found.stopped(1, 1).network
+
+    def apart(one: Network, other: Network) -> Scalar:
+        other_measured = _measured(followed, other)
+        size = jnp.linalg.norm(other_measured) + sizes.beginning
+        off = jnp.linalg.norm(_measured(followed, one) - other_measured)
+        return off / jnp.maximum(size, jnp.finfo(rtol.dtype).tiny)  # beside an end of nothing everything is large
+
     # The correction's error is quadratic in the residual; to claim only the first power is the safe side. But two stops
     # with a small residual may both lie far from the end where rows all but depend on each other: so the way that was
     # corrected is claimed as well, times that of the weights, by which J has changed.
     of_correction = _SECOND_STOP * apart(first, end)
-    turned = distance(*(ravel_pytree(network.weights)[0] for network in (run.network, end)))
-    of_correction += turned * apart(run.network, end)
+    turned = distance(*(ravel_pytree(network.weights)[0] for network in (stopped, end)))
+    of_correction += turned * apart(stopped, end)
     of_steps = apart(loose, first)  # both corrected from the first stop
-    rounded = with_errors(end, problem, jnp.where(start > 0, jnp.finfo(dtype).eps * units, 0.0))
+    rounded = with_errors(end, problem, jnp.where(sizes.start > 0, epsilon * sizes.units, 0.0))
     of_round_off = jax.lax.stop_gradient(apart(rounded, end))
     error = of_correction + jnp.maximum(of_steps, _LEAST * rtol) + of_round_off
-    one, other = (jax.tree.map(lambda v, at=at: v[at], runs.network) for at in ((0, 1), (1, 1)))
-    error = jnp.where(runs.converged.all() & ~lose_alike(network, one, other, problem), error, jnp.inf)
-    sizes = nothing + start
-    if isinstance(network, LinearNetwork):  # a start may be so large that an end of any size is fitted beside it
-        sizes = jnp.minimum(sizes, _terms(followed, end) + jnp.where(nothing > 0, 0.0, _terms(followed, network)))
-    end, given = followed.lift(end), followed.given
-    outputs = end(given.X)  # of what is returned
-    log_loss, left = given.log_loss(outputs), discrepancy_size(given, outputs)
-    proved = (error <= tolerance) & jnp.all(jnp.abs(given.discrepancy(outputs)) <= tolerance * sizes)
-    proved &= left <= tolerance * (nothing + start)
-    size = jnp.where(nothing > 0, nothing, 1.0)
-    return dataclasses.replace(
-        run,
-        network=end,
-        log_loss=log_loss,
-        log_time=jnp.full_like(log_loss, jnp.inf),
-        status=Status.where(run.converged & ~proved, Status.not_certified, run.status),
-        error=error,
-        certificate=Certificate.of(log_loss, residual=left / size),
-        steps=jnp.sum(runs.steps),
-        rejected_steps=jnp.sum(runs.rejected_steps),
-    )
+    known = ~lose_alike(followed.network, found.stopped(0, 1).network, stopped, problem)
+    return jnp.where(found.runs.converged.all() & known, error, jnp.inf)
 
 
 def lose_alike(start: Network, one: Network, other: Network, problem: Problem) -> Bool[Array, ""]:

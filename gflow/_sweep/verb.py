@@ -53,7 +53,7 @@ def sweep(
     - `grid`: values by name, or (dimension, values), or (dimension, values, attributes) as in xarray. Different
       dimensions multiply, coordinates that share one go together. Strings, and arrays of dtype object, reach `make` as
       they are, and each gets programs of its own: architectures, depths.
-    - `chunk`: lanes that are computed, written and lost together, by default a 64th of all, from 32 to 4096. All chunks
+    - `chunk`: lanes that are computed, written and lost together, by default a 16th of all, from 32 to 4096. All chunks
       have one shape, so that nothing is compiled twice.
     - `store`: a directory. The same call goes on where an earlier one ended, however that was. See `gflow.open_sweep`.
     - `executor`: any `concurrent.futures.Executor`, or a function that makes one, which then replaces one that broke.
@@ -64,6 +64,7 @@ def sweep(
     `crashed` where a chunk's worker has died three times, `not computed`.
 
     Lanes are sorted by the number of steps that a sample of them took, so that those of a chunk cost about the same.
+    In a chunk lanes that have ended make room for others, so that none waits long for a slower one.
 
     **Raises** ValueError for a grid that is none, for lanes of different variables, for a result that will not fit into
     the memory or on the disk, for a store of another sweep (the difference is named) and for one that another process
@@ -230,7 +231,10 @@ _SHARE = 8  # a chunk may fill an eighth of the memory: it is there twice, and X
 
 def _default_chunk(grid: Grid, fields: Fields) -> int:
     fits = max(1, _free_memory() // (_SHARE * _bytes_a_lane(fields)))
-    return min(grid.lanes, fits, max(32, min(4096, -(-grid.lanes // 64))))
+    return min(grid.lanes, fits, max(32, min(4096, -(-grid.lanes // _CHUNKS))))
+
+
+_CHUNKS = 16  # the last lanes of each go on alone: of 64 that takes half as long again, where a few cost much more
 
 
 def _require_room(grid: Grid, fields: Fields, chunk: int, path: Path | None) -> None:

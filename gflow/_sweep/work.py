@@ -18,9 +18,10 @@ import numpy as np
 from ..predict import Refusal
 from .columns import REFUSED, Column, Eager, arrays, as_verb, columns, refused
 from .fingerprint import fingerprint
+from .retiring import retiring_map
 
-# On a CPU lanes of a group wait for its slowest. Sorted lanes hardly do: of the paper's toys 256 at a time are twice as
-# fast as 64, four times as fast as 16, and twice as fast as 20,000 (benchmarks/sweeps.py).
+# Lanes that a CPU has side by side: of the paper's toys 256 at a time are twice as fast as 64, four times as fast as
+# 16, and twice as fast as 20,000 (benchmarks/sweeps.py). Other devices have all lanes of a chunk.
 GROUP = 256
 
 
@@ -190,7 +191,7 @@ def _made(job: Job, static: dict[str, Any], coordinates: dict[str, Any]) -> Any:
 
 
 def _program(job: Job, verb: Callable, static: dict[str, Any]) -> Callable:
-    """All lanes of a chunk: on every local device by itself, on a CPU in groups that wait for each other alone."""
+    """All lanes of a chunk, on every local device by itself."""
     devices = jax.local_devices()
 
     def one(coordinates: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -198,9 +199,8 @@ def _program(job: Job, verb: Callable, static: dict[str, Any]) -> Callable:
 
     @jax.jit
     def lanes(coordinates: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        if devices[0].platform != "cpu":
-            return jax.vmap(one)(coordinates)
-        return jax.lax.map(one, coordinates, batch_size=_group(len(coordinates[_LANE])))
+        count = len(coordinates[_LANE])
+        return retiring_map(one, coordinates, _group(count) if devices[0].platform == "cpu" else count)
 
     return lanes if len(devices) == 1 else _on_each(devices, lanes)
 

@@ -139,6 +139,17 @@ def test_derivatives_are_those_by_a_basis_in_both_modes_and_twice(log_alpha):
     assert abs((there - back) / 2 - jnp.sum(of_rows * step)) <= 1e-6 * jnp.linalg.norm(of_rows) * jnp.linalg.norm(step)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("log_alphas", [[-5.0, 1.0], [-5.0, -100.0]], ids=["good", "both kinds"])
+def test_gradients_of_a_batch_are_those_of_its_lanes(log_alphas):
+    network, problem = random(6)
+    problem = gflow.Regression(problem.X, problem.X[:, 0])  # at the smaller scales one column fits all rows
+    slope = jax.jit(jax.grad(lambda p, a: jnp.sum(gflow.limit(network, p, log_alpha=a).coefficients ** 2)))
+    batch = jax.jit(jax.vmap(slope, (None, 0)))(problem, jnp.array(log_alphas))
+    for i, log_alpha in enumerate(log_alphas):
+        assert distance(batch.X[i], slope(problem, log_alpha).X) <= 1e-9
+
+
 def test_outside_and_inside_jit_are_the_same():
     network, problem = random(10)
     for log_alpha in LOG_ALPHAS:

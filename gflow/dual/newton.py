@@ -25,6 +25,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from equinox.internal import unvmap_all
 from jaxtyping import Array, Bool, Float, Scalar
 
 from .._order import after
@@ -119,7 +120,11 @@ def _(primals: tuple, tangents: tuple) -> tuple[Limit, Any]:
         end, moved = eqx.filter_jvp(search, (operands,), (operands_moved,))
         return end, _tangents(end, moved)
 
-    return jax.lax.cond(is_good, lambda: (found, _tangents(found, moved)), of_search)
+    def as_found() -> tuple[Limit, Any]:
+        return found, _tangents(found, moved)
+
+    # A batch of nothing but good ones does without the search here too: its condition is one for all lanes.
+    return jax.lax.cond(unvmap_all(is_good), as_found, lambda: jax.lax.cond(is_good, as_found, of_search))
 
 
 def _tangents(end: Limit, moved: Any) -> Any:

@@ -187,6 +187,8 @@ def test_a_sweep_that_will_not_fit_is_cut_or_refused_with_the_figures(monkeypatc
     fields = verb_module._fields(work.Job(pair, {"": product}), grid)
     assert verb_module._bytes_a_lane(fields) == 33
     assert verb_module._default_chunk(grid, fields) == (63 if memory == 10**9 else 3)
+    groups = verb_module.as_grid({"a": np.arange(1000.0), "b": ["one", "two", "three"]})
+    assert verb_module._default_chunk(groups, fields) == (63 if memory == 10**9 else 3)  # each group is worth a sample
     call = lambda **options: gflow.sweep(pair, product, {"a": np.arange(1000.0), "b": [1.0]}, **options)  # noqa: E731
     if memory == 10**9:
         assert call().sizes["a"] == 1000

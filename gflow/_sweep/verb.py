@@ -53,8 +53,8 @@ def sweep(
     - `grid`: values by name, or (dimension, values), or (dimension, values, attributes) as in xarray. Different
       dimensions multiply, coordinates that share one go together. Strings, and arrays of dtype object, reach `make` as
       they are, and each gets programs of its own: architectures, depths.
-    - `chunk`: lanes that are computed, written and lost together, by default a 16th of all, from 32 to 4096. All chunks
-      have one shape, so that nothing is compiled twice.
+    - `chunk`: lanes that are computed, written and lost together, by default a 16th of those that share a
+      program, from 32 to 4096. All chunks have one shape, so that nothing is compiled twice.
     - `store`: a directory. The same call goes on where an earlier one ended, however that was. See `gflow.open_sweep`.
     - `executor`: any `concurrent.futures.Executor`, or a function that makes one, which then replaces one that broke.
       By default chunks run here, on all local devices.
@@ -231,10 +231,12 @@ _SHARE = 8  # a chunk may fill an eighth of the memory: it is there twice, and X
 
 def _default_chunk(grid: Grid, fields: Fields) -> int:
     fits = max(1, _free_memory() // (_SHARE * _bytes_a_lane(fields)))
-    return min(grid.lanes, fits, max(32, min(4096, -(-grid.lanes // _CHUNKS))))
+    smallest = min(map(len, grid.groups()))
+    return min(grid.lanes, fits, max(32, min(4096, -(-smallest // _CHUNKS))))
 
 
-_CHUNKS = 16  # the last lanes of each go on alone: of 64 that takes half as long again, where a few cost much more
+# Of a group: the last lanes of each go on alone. Of 64 that takes half as long again, where a few cost much more.
+_CHUNKS = 16
 
 
 def _require_room(grid: Grid, fields: Fields, chunk: int, path: Path | None) -> None:

@@ -78,6 +78,7 @@ def figure(found, path):
     fig, axes = plt.subplots(
         1, len(chosen), figsize=(max(5.5, 3.2 * len(chosen)), 3.6), layout="constrained", squeeze=False
     )
+    colours: dict[str, str] = {}  # of a contender the same in all panels
     for ax, record in zip(axes[0], chosen, strict=True):
         name, title = PANELS[record["workload"]]
         curves = {}
@@ -87,7 +88,9 @@ def figure(found, path):
                 x.append(entry["sizes"][name])
                 y.append(row["seconds"] / row["lanes"])
         for label, (x, y) in curves.items():
-            ax.loglog(x, y, "o-", markersize=3, linewidth=1, label=label)
+            colour = colours.setdefault(label, f"C{len(colours)}")
+            ax.loglog(x, y, "o-", markersize=3, linewidth=1, label=label, color=colour)
+        ax.spines[["top", "right"]].set_visible(False)
         ax.set(xlabel={"lanes": "lanes in a batch", "d": "inputs d"}[name], ylabel="seconds a lane", title=title)
         ax.title.set_fontsize(9)
     handles = {line.get_label(): line for ax in axes[0] for line in ax.get_lines()}

@@ -16,11 +16,11 @@ from .flows.smaller import Followed
 from .flows.stopping import Fitted, Near, discrepancy_size
 from .flows.tail import minimum_norm_correction, with_errors
 from .flows.weights import follow, solution
-from .invariants import conserved
+from .invariants import balances
 from .measures import distance
 from .methods import Weights
 from .networks import LinearNetwork, Network, with_weights
-from .problems import Problem, Regression
+from .problems import Regression
 from .records import Certificate, Solution, Status
 
 _SECOND_STOP = 1e-2  # the second stopping point's residual, in units of the first's
@@ -156,11 +156,11 @@ def _error(followed: Followed, sizes: _Sizes, rtol: Scalar, found: _Trajectories
     rounded = with_errors(end, problem, jnp.where(sizes.start > 0, epsilon * sizes.units, 0.0))
     of_round_off = jax.lax.stop_gradient(apart(rounded, end))
     error = of_correction + jnp.maximum(of_steps, _LEAST * rtol) + of_round_off
-    known = ~lose_alike(followed.network, found.stopped(0, 1).network, stopped, problem)
+    known = ~lose_alike(followed.network, found.stopped(0, 1).network, stopped)
     return jnp.where(found.runs.converged.all() & known, error, jnp.inf)
 
 
-def lose_alike(start: Network, one: Network, other: Network, problem: Problem) -> Bool[Array, ""]:
+def lose_alike(start: Network, one: Network, other: Network) -> Bool[Array, ""]:
     """Whether something that the flow conserves is lost on the way to `one` and to `other` by the same amount.
 
     A difference of squares far below them is soon lost to round-off, mostly without any harm; but where a coordinate
@@ -168,10 +168,7 @@ def lose_alike(start: Network, one: Network, other: Network, problem: Problem) -
     """
 
     def kept(network: Network) -> Array:
-        network = jax.lax.stop_gradient(network)
-        found = conserved(network, problem)
-        found.pop("outside row(X)", None)  # which stays as it is to the last bit
-        return ravel_pytree(found)[0]
+        return ravel_pytree(balances(jax.lax.stop_gradient(network)))[0]
 
     began, *ended = map(kept, (start, one, other))
     lost = jnp.minimum(*(jnp.abs(end - began) for end in ended))

@@ -13,12 +13,35 @@ from .networks import LinearTensorNetwork, Network, with_weights
 from .problems import Classification, Problem, Regression
 
 
-def conserved(network: Network, problem: Problem) -> dict[str, Array]:
-    """The quantities that stay constant along the flow of `network` on `problem`, by name.
+def balances(network: Network) -> dict[str, Array]:
+    """The differences of squares that stay constant along the flow of `network` whatever the data, by name.
 
     - "norms": ‖v_l‖² − ‖v_L‖², any linear tensor network.
     - "balance" (one entry a pair of layers): W_lᵀW_l − W_{l+1}W_{l+1}ᵀ, networks with `layers`.
     - "modes": |[U_lᵀv_l]_j|² − |[U_Lᵀv_L]_j|², networks with `modes`.
+
+    ```python
+    gflow.invariants.balances(gflow.Diagonal(([1.0, 2.0], [0.5, 0.0])))["modes"]  # 0.75 and 4
+    ```
+
+    Yun et al. 2021, appendices C.1 and D.1.
+    """
+    found = {}
+    if isinstance(network, LinearTensorNetwork):
+        squares = jnp.stack([jnp.sum(v**2) for v in network.weights])
+        found["norms"] = squares[:-1] - squares[-1]
+    for layer, (W, V) in enumerate(pairwise(network.layers() or ())):
+        found[f"balance {layer}"] = W.T @ W - V @ V.T
+    decomposed = network.modes()
+    if decomposed is not None:
+        moduli = jnp.stack([jnp.abs(e) ** 2 for e in decomposed.eta])
+        found["modes"] = moduli[:-1] - moduli[-1]
+    return found
+
+
+def conserved(network: Network, problem: Problem) -> dict[str, Array]:
+    """The quantities that stay constant along the flow of `network` on `problem`, by name: its `balances`, and
+
     - "outside row(X)": W_1 without its part in the row space of X, networks with `layers` and one output.
 
     ```python
@@ -27,17 +50,7 @@ def conserved(network: Network, problem: Problem) -> dict[str, Array]:
 
     Yun et al. 2021, appendices C.1, D.1 and H.
     """
-    found = {}
-    if isinstance(network, LinearTensorNetwork):
-        squares = jnp.stack([jnp.sum(v**2) for v in network.weights])
-        found["norms"] = squares[:-1] - squares[-1]
-    layers = network.layers() or ()
-    for layer, (W, V) in enumerate(pairwise(layers)):
-        found[f"balance {layer}"] = W.T @ W - V @ V.T
-    decomposed = network.modes()
-    if decomposed is not None:
-        moduli = jnp.stack([jnp.abs(e) ** 2 for e in decomposed.eta])
-        found["modes"] = moduli[:-1] - moduli[-1]
+    found, layers = balances(network), network.layers() or ()
     if len(layers) > 1 and layers[-1].shape[1] == 1:
         basis, _ = jnp.linalg.qr(problem.X.T)
         found["outside row(X)"] = layers[0] - basis @ (basis.T @ layers[0])

@@ -93,7 +93,7 @@ class Run:
     def agrees(self) -> bool:
         """Whether theory, flow and descent agree in this run, to the accuracy that each can have, from its start."""
         start = self.alpha**2 * directions()[self.direction]
-        if self.flow_status != "converged" or np.max(np.abs(self.start - start)) > 1e-12:
+        if self.flow_status != "converged" or not np.max(np.abs(self.start - start)) <= 1e-12:
             return False
         if self.task == "regression":
             return self.flow_error <= 1e-9 and self.descent_error <= 1e-2

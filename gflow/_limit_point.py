@@ -76,7 +76,7 @@ def point_of_weights(followed: Followed, options: tuple[Scalar, Weights]) -> Sol
     rtol = 0.1 * tolerance if method.rtol is None else method.rtol.astype(tolerance.dtype)
     sizes = _Sizes.of(followed)
     found = _trajectories(followed, sizes, tolerance, rtol, method)
-    error = _error(followed, sizes, tolerance, rtol, found)
+    error = _error(followed, sizes, rtol, found)
     run, end = found.stopped(1, 1), found.corrected(1, 1)
     allowed = sizes.nothing + sizes.start
     if isinstance(network, LinearNetwork):  # a start may be so large that an end of any size is fitted beside it
@@ -134,7 +134,7 @@ def _trajectories(followed: Followed, sizes: _Sizes, tolerance: Scalar, rtol: Sc
     return _Trajectories(*jax.lax.map(trajectory, (rtols, fractions, uneven, shaken)))
 
 
-def _error(followed: Followed, sizes: _Sizes, tolerance: Scalar, rtol: Scalar, found: _Trajectories) -> Scalar:
+def _error(followed: Followed, sizes: _Sizes, rtol: Scalar, found: _Trajectories) -> Scalar:
     """Of the second trajectory's end, relative."""
     problem, epsilon = followed.problem, jnp.finfo(rtol.dtype).eps
     loose, first, end = found.corrected(0, 1), found.corrected(1, 0), found.corrected(1, 1)
@@ -156,11 +156,11 @@ def _error(followed: Followed, sizes: _Sizes, tolerance: Scalar, rtol: Scalar, f
     rounded = with_errors(end, problem, jnp.where(sizes.start > 0, epsilon * sizes.units, 0.0))
     of_round_off = jax.lax.stop_gradient(apart(rounded, end))
     error = of_correction + jnp.maximum(of_steps, _LEAST * rtol) + of_round_off
-    known = ~lose_alike(followed.network, found.stopped(0, 1).network, stopped, tolerance)
+    known = ~lose_alike(followed.network, found.stopped(0, 1).network, stopped)
     return jnp.where(found.runs.converged.all() & known, error, jnp.inf)
 
 
-def lose_alike(start: Network, one: Network, other: Network, tolerance: Scalar) -> Bool[Array, ""]:
+def lose_alike(start: Network, one: Network, other: Network) -> Bool[Array, ""]:
     """Whether something that the flow conserves is lost on the way to `one` and to `other` by the same amount.
 
     A difference of squares far below them is soon lost to round-off, mostly without any harm; but where a coordinate
@@ -171,16 +171,14 @@ def lose_alike(start: Network, one: Network, other: Network, tolerance: Scalar) 
         return ravel_pytree(balances(jax.lax.stop_gradient(network)))[0]
 
     began, *ended = map(kept, (start, one, other))
-    alike = jnp.maximum(_ALIKE, _PARTED * tolerance)
     lost = jnp.minimum(*(jnp.abs(end - began) for end in ended))
-    return jnp.any(~(lost <= _HELD * jnp.abs(began)) & ~(jnp.abs(ended[0] - ended[1]) > alike * lost))
+    return jnp.any(~(lost <= _HELD * jnp.abs(began)) & ~(jnp.abs(ended[0] - ended[1]) > _ALIKE * lost))
 
 
 # Of its own size: less is felt in proportion, and so in the distance of the two ends.
 _HELD = 1e-3
-# Of what both have lost. Times of turning go with the logarithm of what is left, or faster: ends that differ by a
-# fraction a of it have parted by log(1 + a) / log(1e16), which is more than the tolerance for a = 1e3 tolerances.
-_PARTED = 1e3
+# Of what both have lost: times of turning go with the logarithm of what is left, or faster, so that ends which differ
+# by more have parted by 1e-2 / log(1e16), 10^5 times as much as is accepted.
 _ALIKE = 1e-2
 
 

@@ -242,17 +242,7 @@ def test_what_is_lost_alike(one, other, alike):
         first, second = jnp.sqrt(1e-12 * jnp.maximum(jnp.array([c, -c]), 0.0))
         return gflow.Diagonal((jnp.array([1.4, first]), jnp.array([1.0, second])))
 
-    assert lose_alike(*map(with_difference, (1.0, one, other)), 1e-9) == alike
-
-
-@pytest.mark.parametrize(("other", "alike"), [(0.5, True), (-1.5, False)])
-def test_at_a_loose_tolerance_more_must_differ(other, alike):
-    """Both have lost all or half of 1e-12, or one has lost two and a half times as much."""
-    networks = [
-        gflow.Diagonal(([1.4, 1e-6 * max(c, 0) ** 0.5], [1.0, 1e-6 * max(-c, 0) ** 0.5])) for c in (1, 0, other)
-    ]
-    assert lose_alike(*networks, 1e-3) == alike
-    assert not lose_alike(*networks, 1e-9)
+    assert lose_alike(*map(with_difference, (1.0, one, other))) == alike
 
 
 def test_coefficients_that_cancel_are_known_to_the_round_off_of_the_start(one_point):

@@ -47,8 +47,8 @@ def solve(coordinates: Coordinates, Z: Float[Array, "n m"], y: Float[Array, " n"
     return Plain(angles, nu, errors, is_good, iterations)
 
 
-# Units of round-off: 2e-11, below what is accepted by far. On ordinary data the bound is 1e-14 to 1e-12, and 6e-12 with
-# a million coordinates, where the basis of columns takes ten times the memory.
+# Units of round-off: 2e-11, below what is accepted by far. On ordinary data the bound is 1e-14 to 1e-12, and 4e-12 with
+# a million coordinates, where the basis of columns takes twice the memory and four times as long.
 _GOOD = 1e5
 
 

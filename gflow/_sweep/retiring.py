@@ -170,9 +170,11 @@ def _divided(given: _Values) -> tuple[list[Any], Callable[[list[Any]], list[Any]
 
 def _scan(eqn: JaxprEqn, given: _Values, count: int, width: int) -> list[Any]:
     """Turns that lanes take together, with loops that they take by themselves."""
-    body, carries = _inlined(eqn.params["jaxpr"]), eqn.params["num_carry"]
-    first = eqn.params["num_consts"]
-    last = first + carries
+    body = _inlined(eqn.params["jaxpr"])
+    # What is turned through has one axis more outside; how many there are of each kind has other names in every JAX.
+    carries = sum(map(_alike, eqn.outvars, body.jaxpr.outvars))
+    last = sum(map(_alike, eqn.invars, body.jaxpr.invars))
+    first = last - carries
     own = given.of_lanes
     while (after := _after(body.jaxpr, own, first, last)) != own:
         own = after
@@ -187,6 +189,10 @@ def _scan(eqn: JaxprEqn, given: _Values, count: int, width: int) -> list[Any]:
     carry, found = jax.lax.scan(turn, start, turns, eqn.params["length"], eqn.params["reverse"])
     found = [jnp.moveaxis(v, 0, 1) for v in found]
     return [*_full(_Values(carry, own[first:last]), count), *found]
+
+
+def _alike(one: Any, other: Any) -> bool:
+    return one.aval.shape == other.aval.shape
 
 
 def _after(body: Jaxpr, own: list[bool], first: int, last: int) -> list[bool]:

@@ -251,9 +251,12 @@ def retiring_loop(test: Callable, move: Callable, kept: Any, carry: Any, width: 
     count = len(jax.tree.leaves(carry)[0])
     width = min(width, count)
     few = width // FEW
-    lanes = jnp.arange(count), kept, carry
+    # Those that never go round are not to take a place from others.
+    goes = jax.lax.map(lambda mine: test(*mine), (kept, carry), batch_size=width)
+    line, following = jnp.argsort(goes), count - goes.sum()
 
-    def enter(lane: Any) -> _Places:
+    def enter(position: Any) -> _Places:
+        lane = jnp.where(position < count, jnp.take(line, position, mode="clip"), count)
         mine = jax.tree.map(lambda v: jnp.take(v, lane, 0, mode="clip"), (kept, carry))
         return _Places(lane, mine[0], mine[1], jax.vmap(test)(*mine) & (lane < count))
 
@@ -289,9 +292,9 @@ def retiring_loop(test: Callable, move: Callable, kept: Any, carry: Any, width: 
         ready = (~places.going & (places.lane < count)).any()
         return (places.going.sum() > few) | ready
 
-    zero = jnp.zeros((), int)
-    ended = jax.tree.map(lambda v: jnp.concatenate([v, v[:width]]), (lanes[0], carry))
-    state = _State(enter(jnp.arange(width)), ended, zero, zero + width, zero)
+    ended = jax.tree.map(lambda v: jnp.concatenate([jnp.take(v, line, 0), v[:width]]), (jnp.arange(count), carry))
+    places = enter(following + jnp.arange(width))
+    state = _State(places, ended, following, following + width, jnp.zeros((), int))
     state = jax.lax.while_loop(full, exchange, state)
     if few:
         last = jnp.argsort(state.places.going)[-few:]

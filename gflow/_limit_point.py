@@ -2,8 +2,10 @@
 
 import dataclasses
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
+import diffrax
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
@@ -12,16 +14,19 @@ from jaxtyping import Array, Bool, Scalar
 from ._order import after
 from .flows.clocks import GradientClock, norm
 from .flows.radau import MOST_OUTPUTS, Radau
+from .flows.returns import Returns
 from .flows.smaller import Followed
-from .flows.stopping import Fitted, Near, discrepancy_size
+from .flows.stopping import Fitted, Given, Near, discrepancy_size
 from .flows.tail import minimum_norm_correction, with_errors
 from .flows.weights import follow, solution
 from .invariants import balances
 from .measures import distance
 from .methods import Weights
 from .networks import LinearNetwork, Network, with_weights
-from .problems import Regression
+from .problems import Problem, Regression
 from .records import Certificate, Solution, Status
+
+T = TypeVar("T")
 
 _SECOND_STOP = 1e-2  # the second stopping point's residual, in units of the first's
 _LOOSER = 30.0  # the second trajectory's tolerance in units of the first's: its error is that many times as large
@@ -58,11 +63,16 @@ class _Sizes(NamedTuple):
         return _Sizes(discrepancy_size(problem, outputs), nothing, units, *begun)
 
 
+_Stop: TypeAlias = tuple[Solution, Network, Bool[Array, "..."]]
+
+
 class _Trajectories(NamedTuple):
-    """Where a looser trajectory and one at the tolerance stopped, each at two stops, and those networks corrected."""
+    """Where a looser trajectory and one at the tolerance stopped, each at two stops, those networks corrected, and
+    whether a coordinate has returned that should not be trusted (`Returns`)."""
 
     runs: Solution
     ends: Network
+    returned: Bool[Array, "2 2"]
 
     def corrected(self, trajectory: int, stop: int) -> Network:
         return jax.tree.map(lambda v: v[trajectory, stop], self.ends)
@@ -70,26 +80,36 @@ class _Trajectories(NamedTuple):
     def stopped(self, trajectory: int, stop: int) -> Solution:
         return jax.tree.map(lambda v: v[trajectory, stop], self.runs)
 
+    def last(self) -> tuple[Solution, Network]:
+        """The last stop, or the first that was not reached."""
+        each = jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:]), (self.runs, self.ends))
+        reached = each[0].converged
+        at = jnp.where(reached.all(), reached.size - 1, jnp.argmin(reached))
+        return jax.tree.map(lambda v: v[at], each)
+
 
 def point_of_weights(followed: Followed, options: tuple[Scalar, Weights]) -> Solution:
     network, (tolerance, method) = followed.network, options
     rtol = 0.1 * tolerance if method.rtol is None else method.rtol.astype(tolerance.dtype)
     sizes = _Sizes.of(followed)
     found = _trajectories(followed, sizes, tolerance, rtol, method)
+    run, end = found.last()
+    limit = followed.lift(end)
+    # Evidence has no derivatives: those of a norm of zero would be NaN, also of what does not depend on it.
+    followed, sizes, found, run, end, fixed = _fixed((followed, sizes, found, run, end, limit))
+    given = followed.given
     error = _error(followed, sizes, rtol, found)
-    run, end = found.stopped(1, 1), found.corrected(1, 1)
     allowed = sizes.nothing + sizes.start
     if isinstance(network, LinearNetwork):  # a start may be so large that an end of any size is fitted beside it
         of_start = jnp.where(sizes.nothing > 0, 0.0, _terms(followed, network))
         allowed = jnp.minimum(allowed, _terms(followed, end) + of_start)
-    end, given = followed.lift(end), followed.given
-    outputs = end(given.X)  # of what is returned
+    outputs = fixed(given.X)  # of what is returned
     log_loss, left = given.log_loss(outputs), discrepancy_size(given, outputs)
     proved = (error <= tolerance) & jnp.all(jnp.abs(given.discrepancy(outputs)) <= tolerance * allowed)
     proved &= left <= tolerance * (sizes.nothing + sizes.start)
     return dataclasses.replace(
         run,
-        network=end,
+        network=limit,
         log_loss=log_loss,
         log_time=jnp.full_like(log_loss, jnp.inf),
         status=Status.where(run.converged & ~proved, Status.not_certified, run.status),
@@ -100,6 +120,25 @@ def point_of_weights(followed: Followed, options: tuple[Scalar, Weights]) -> Sol
     )
 
 
+def _fixed(tree: T) -> T:
+    return jax.tree.map(lambda v: jax.lax.stop_gradient(v) if eqx.is_array(v) else v, tree)
+
+
+def is_implicit(problem: Problem, method: Weights) -> bool:
+    """Whether the flow is followed by implicit steps: a matter of types and shapes alone."""
+    # Whose loss separates into outputs, as they need it.
+    return method.solver is None and isinstance(problem, Regression) and problem.y.size <= MOST_OUTPUTS
+
+
+def explicit_attempt(method: Weights) -> Weights:
+    """As many explicit steps as are worth a try where those of `method` are implicit."""
+    return dataclasses.replace(method, solver=diffrax.Dopri8(), max_steps=min(_ATTEMPT, method.max_steps))
+
+
+# To a stop. Ordinary flows take 20 to 120; the implicit ones are some 40, each of which costs as much as 5 to 10.
+_ATTEMPT = 128
+
+
 def _trajectories(followed: Followed, sizes: _Sizes, tolerance: Scalar, rtol: Scalar, method: Weights) -> _Trajectories:
     network, problem, dtype = followed.network, followed.problem, tolerance.dtype
     # Of the residual, to stop at. A loose integrator stalls above the second, and so stops at the first for good.
@@ -108,30 +147,41 @@ def _trajectories(followed: Followed, sizes: _Sizes, tolerance: Scalar, rtol: Sc
     # these decide where it goes; then so do rates that differ by as little, and the two trajectories part.
     uneven = 0.3 * jnp.array([rtol, 0.0])
     shaken = jnp.finfo(dtype).eps * jnp.array([4.0, 0.0], dtype)  # α times weights is rounded, and may all but cancel
-    separates = isinstance(problem, Regression)  # into outputs, as the implicit steps need it
-    implicit = method.solver is None and separates and sizes.units.size <= MOST_OUTPUTS
+    implicit = is_implicit(problem, method)
 
-    def trajectory(steps: tuple[Scalar, Array, Scalar, Scalar]) -> tuple[Solution, Network]:
+    def trajectory(lost: Array, steps: tuple[Scalar, Array, Scalar, Scalar]) -> tuple[Array, _Stop]:
         rtol, fractions, uneven, shaken = steps
         rates = _spread(network.weights, uneven)
         moved = (v * factor for v, factor in zip(network.weights, _spread(network.weights, shaken), strict=True))
 
-        def leg(stop: Network, fraction: Scalar) -> tuple[Network, tuple[Solution, Network]]:
+        def leg(begun: tuple[Network, Array], fraction: Scalar) -> tuple[Any, _Stop]:
+            stop, lost = begun
             clock, until = GradientClock(stop, problem, rates), Fitted(fraction, sizes.units)
             solver = method.solver
             if implicit:
                 solver, until = Radau(rtol, clock.unit()), Near(until, sizes.least)
-            run = follow(clock, (until,), rtol=rtol, max_steps=method.max_steps, solver=solver, adjoint=method.adjoint)
-            reached = solution(clock, (until,), run)
+            rules = until, Given(lost)
+            run = follow(
+                clock,
+                rules,
+                rtol=rtol,
+                max_steps=method.max_steps,
+                saving=Returns.of(clock, network),
+                solver=solver,
+                adjoint=method.adjoint,
+            )
+            reached = solution(clock, rules, run)
             until_decided = partial(after, reached.converged.astype(dtype))
             corrected = minimum_norm_correction(jax.tree.map(until_decided, reached.network), problem)
             end = jax.tree.map(lambda new, old: jnp.where(reached.converged, new, old), corrected, reached.network)
-            return reached.network, (reached, end)
+            return (reached.network, lost | ~reached.converged), (reached, end, run.rows)
 
-        return jax.lax.scan(leg, with_weights(network, tuple(moved)), fractions)[1]
+        (_, lost), stops = jax.lax.scan(leg, (with_weights(network, tuple(moved)), lost), fractions)
+        return lost, stops
 
     rtols = rtol * jnp.array([jnp.minimum(_LOOSER, 0.1 / rtol), 1.0])
-    return _Trajectories(*jax.lax.map(trajectory, (rtols, fractions, uneven, shaken)))
+    # After a stop that is not reached nothing can be claimed, and nothing more is followed.
+    return _Trajectories(*jax.lax.scan(trajectory, jnp.array(False), (rtols, fractions, uneven, shaken))[1])
 
 
 def _error(followed: Followed, sizes: _Sizes, rtol: Scalar, found: _Trajectories) -> Scalar:
@@ -156,7 +206,7 @@ def _error(followed: Followed, sizes: _Sizes, rtol: Scalar, found: _Trajectories
     rounded = with_errors(end, problem, jnp.where(sizes.start > 0, epsilon * sizes.units, 0.0))
     of_round_off = jax.lax.stop_gradient(apart(rounded, end))
     error = of_correction + jnp.maximum(of_steps, _LEAST * rtol) + of_round_off
-    known = ~lose_alike(followed.network, found.stopped(0, 1).network, stopped)
+    known = ~lose_alike(followed.network, found.stopped(0, 1).network, stopped) & ~found.returned[1].any()
     return jnp.where(found.runs.converged.all() & known, error, jnp.inf)
 
 

@@ -13,6 +13,8 @@ from hypothesis.extra.numpy import arrays
 import gflow
 from gflow import initial
 from gflow._limit_point import lose_alike
+from gflow.flows.clocks import GradientClock
+from gflow.flows.returns import Returns, _alike
 
 
 def entries(*shape):
@@ -243,6 +245,109 @@ def test_what_is_lost_alike(one, other, alike):
         return gflow.Diagonal((jnp.array([1.4, first]), jnp.array([1.0, second])))
 
     assert lose_alike(*map(with_difference, (1.0, one, other))) == alike
+
+
+_TENSOR = jnp.zeros((4,) * 4).at[(jnp.arange(4),) * 4].set(1.0)
+_COMING_BACK = (
+    ([-1.0, -1.3, -1.1, 1.9], [0.6, 1.0, -2.0, -2.5], [-1.2, 1.1, 1.2, -2.0]),
+    gflow.Regression([[-1.8, 0.7, 0.2, 0.4], [0.7, -1.0, 0.1, -0.3]], [12.3, -3.4]),
+)
+
+
+_KINDS = {"modes": gflow.Diagonal, "weights": lambda v: gflow.Multilinear(v, _TENSOR)}
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+@pytest.mark.parametrize(("log_alpha", "is_held"), [(-30.0, False), (-3.0, True)])
+def test_a_coordinate_that_comes_back_from_where_nothing_is_known_proves_nothing(kind, log_alpha, is_held):
+    """At e^−30 a coordinate has been of size 1 when it passes zero, and two trajectories agree on an end with it, where
+    another should have been there first."""
+    weights, problem = _COMING_BACK
+    end = gflow.limit(_KINDS[kind](weights), problem, log_alpha=log_alpha, method=gflow.Weights())
+    truth = gflow.limit(gflow.Diagonal(weights), problem, log_alpha=log_alpha)
+    assert truth.converged
+    assert end.converged == is_held
+    if is_held:
+        assert gflow.measures.distance(end.coefficients, truth.coefficients) <= 1e-9
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+@pytest.mark.parametrize(
+    ("sizes", "difference", "expected"),
+    [
+        ((1.0, 1e-6, 1.0), 1e-12, True),  # 1e-14 was there
+        ((1.0, 1e-6, 1.0), 1.01e-14, False),  # still is
+        ((1.0, 1e-6, 1e-6), 1e-12, False),  # it stays where it is
+        ((1.0, 1e-4, 1.0), 1e-12, False),  # and there so little is not felt
+    ],
+)
+def test_what_comes_back_is_seen(kind, sizes, difference, expected):
+    ones, problem = jnp.ones(4), _COMING_BACK[1]
+    start = _KINDS[kind]((1e-7 * jnp.sqrt(2.0) * ones, 1e-7 * ones, 1e-7 * ones))
+    clock = GradientClock(start, problem)
+    returns = Returns.of(clock, start)
+    tau = jnp.array(0.0)
+    memory = returns.start(tau, start.weights)
+    for i, size in enumerate(sizes):
+        squares = size**2 + (1e-14 if i == 0 else difference) * jnp.array([[1.0], [0.0], [0.0]]) * ones
+        memory = returns.after(memory, tau, tau, tuple(jnp.sqrt(squares)), lambda tau: ())
+    assert returns.rows(memory) == expected
+
+
+def test_coordinates_that_wait_their_turn_are_no_such():
+    """At e^−20 one grows after the other, and none comes back."""
+    weights = ([0.6, 1.0, 0.8, 1.2], [0.5, 0.7, 1.1, 0.4], [0.1, -0.3, 0.2, 0.5])
+    problem = gflow.Regression([[1.0, 0.2, -0.1, 0.3], [0.1, 0.5, 0.2, -0.2]], [1.0, 0.6])
+    end = gflow.limit(gflow.Multilinear(weights, _TENSOR), problem, log_alpha=-20.0)
+    truth = gflow.limit(gflow.Diagonal(weights), problem, log_alpha=-20.0)
+    assert jnp.sum(jnp.abs(truth.coefficients) > 0.1) == 2
+    assert end.converged
+    assert gflow.measures.distance(end.coefficients, truth.coefficients) <= end.error + truth.error
+
+
+def test_weights_of_one_coordinate_are_told_from_others():
+    start = gflow.Multilinear(_COMING_BACK[0], _TENSOR)
+    of = np.asarray(_alike(start, _COMING_BACK[1])).reshape(3, 4)
+    assert (of == of[0]).all()
+    assert len(set(of[0])) == 4
+    dense = gflow.Multilinear(_COMING_BACK[0], jnp.asarray(np.random.default_rng(0).normal(size=(4, 4, 4, 4))))
+    assert len(set(np.asarray(_alike(dense, _COMING_BACK[1])))) == 12
+
+
+@pytest.mark.parametrize(("second_row", "is_enough"), [([-0.5, 1.0, 2.0], True), ([1.0, 0.5, -0.2], False)])
+def test_implicit_steps_take_over_where_a_few_explicit_ones_do_not_arrive(second_row, is_enough):
+    X, y = jnp.array([[1.0, 0.5, -0.3], second_row]), jnp.array([1.0, 0.9])
+    B = jnp.zeros((3, 3, 3)).at[(jnp.arange(3),) * 3].set(1.0)
+    network = gflow.Multilinear(([0.6, -0.3, 0.2], [0.1, 0.4, -0.5]), B)
+
+    def limit(X, method=gflow.Auto()):  # noqa: B008 (frozen)
+        return gflow.limit(network, gflow.Regression(X, y), method=method)
+
+    attempt = limit(X, gflow.Weights(solver=diffrax.Dopri8(), max_steps=128))
+    assert attempt.converged == is_enough
+    end, traced = limit(X), jax.jit(limit)(X)
+    truth = gflow.limit(gflow.Diagonal(network.weights), gflow.Regression(X, y))
+    assert end.converged
+    assert traced.converged
+    assert truth.converged
+    assert end.steps == traced.steps
+    assert (end.steps == attempt.steps) == is_enough
+    assert gflow.measures.distance(end.coefficients, traced.coefficients) < 1e-12
+    assert gflow.measures.distance(end.coefficients, truth.coefficients) <= end.error + truth.error
+    found, expected = (
+        jax.grad(lambda y, of=of: gflow.limit(of, gflow.Regression(X, y)).coefficients.sum())(y)
+        for of in (network, gflow.Diagonal(network.weights))
+    )
+    assert np.allclose(found, expected, rtol=1e-6)
+
+
+def test_nothing_more_is_followed_once_nothing_can_be_claimed(one_point):
+    start = gflow.scale(initial.fully_connected(jnp.array([0.6, -0.3])), 1e-3)
+    method = gflow.Weights(solver=diffrax.Dopri8(), max_steps=8)
+    end = gflow.limit(start, one_point, method=method)
+    assert gflow.Status[end.status] == "step limit"
+    assert end.error == jnp.inf
+    assert end.steps <= 8 + 3  # the looser trajectory's first stop, and one step for each that is left
 
 
 def test_coefficients_that_cancel_are_known_to_the_round_off_of_the_start(one_point):

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from equinox.internal import unvmap_all
 from jaxtyping import Array, Bool, Float, Scalar
 
-from .._order import after
+from .._order import after, or_else
 from . import basis as bases
 from . import cone, plain, projection
 from .basis import Basis
@@ -96,16 +96,7 @@ def _without_basis(coordinates: Coordinates, Z: Array, target: Array) -> tuple[B
 
 @eqx.filter_custom_jvp
 def _or_else(is_good: Bool[Array, ""], found: Limit, search: Callable, operands: tuple) -> Limit:
-    """`found` where it is good, and else search(operands), which a batch of nothing but good ones does without: a loop
-    of one round, where `cond` would become a choice between two results."""
-
-    def once(state: tuple) -> tuple:
-        # After the loop has begun: XLA would do what no state changes before it, whether or not it begins.
-        arrays, others = eqx.partition(operands, eqx.is_array)
-        arrays, _ = jax.lax.optimization_barrier((arrays, state[0]))
-        return jnp.array(True), search(eqx.combine(arrays, others))
-
-    return jax.lax.while_loop(lambda state: ~state[0], once, (is_good, jax.lax.stop_gradient(found)))[1]
+    return or_else(is_good, found, search, operands)
 
 
 @_or_else.def_jvp

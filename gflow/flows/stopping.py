@@ -122,6 +122,16 @@ class Arrived(Until):
         return discrepancy_size(problem, with_weights(network, weights)(problem.X)) <= self.size
 
 
+class Given(Until):
+    """At once, or never."""
+
+    holds: Bool[Array, ""]
+    is_convergence: ClassVar[bool] = False
+
+    def met(self, weights: Weights, log_time: Scalar, network: Network, problem: Problem) -> Bool[Array, ""]:
+        return self.holds
+
+
 class Stationary(Until):
     """Until the loss of a classification cannot fall any further: see `is_stationary`."""
 

@@ -103,6 +103,19 @@ def test_two_layers_are_answered_at_every_scale(kind):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("log_alpha", [-30.0, -60.0, -2302.585])
+def test_where_many_vertices_cost_as_little_no_step_passes_over_the_losses(log_alpha):
+    """In ν nothing bends before the loss is small, and steps grow: at e^−60 one ended beyond a log-loss of −10^100."""
+    X = jnp.array([[1, -1, 0, 1, -1, 1], [1, 1, -1, 1, -1, 1], [1, 1, -1, -1, 1, 1], [1, 1, 1, 0, 1, -1.0]])
+    weights = ([0.3, -0.8, 1.1, 0.4, -0.6, 0.9], [0.7, 0.2, -0.5, 0.3, 0.8, -1.2])
+    problem = gflow.Classification(X, jnp.ones(4))
+    end = gflow.limit(gflow.Diagonal(weights), problem, log_alpha=log_alpha)
+    assert end.converged
+    least = gflow.predict.maximum_margin(problem, 1).coefficients
+    norm = jnp.sum(jnp.abs(end.direction)) / jnp.min(X @ end.direction)
+    assert norm <= (1 + 1e-5) * np.abs(least).sum() / (X @ least).min()
+
+
 def test_equal_layers_keep_their_signs():
     A, signs = jnp.asarray(tables("Gaussian")), jnp.array([1.0, -1.0, 1.0, 1.0, -1.0, 1.0])
     ends = LIMITS(A, jnp.stack([jnp.ones((10, 6)), jnp.tile(signs, (10, 1))], axis=1), jnp.zeros(10))

@@ -344,7 +344,8 @@ class _CappedFlow(eqx.Module):
 
     def reach(self, state: _State) -> _State:
         """A step of the first phase must not pass over the rows."""
-        return _State(jnp.full_like(state.place, _REACH), jnp.full_like(state.logits, jnp.inf))
+        turn = jnp.max(jnp.sum(jnp.abs(self.A), axis=0)) if self.nu_is_state else 1.0  # of angles by a step of ν
+        return _State(jnp.full_like(state.place, _REACH / turn), jnp.full_like(state.logits, jnp.inf))
 
     def angles(self, place: Array) -> Float[Array, " m"]:
         return self.coordinates.start + self.A.T @ place if self.nu_is_state else place
@@ -549,7 +550,7 @@ def _run(flow: _CappedFlow, decades: Float[Array, " T"], max_steps: int) -> _Run
                 atol=flow.tolerance,
                 stops=(_LossIsSmall(flow, falling), _IsStuck(flow, falling)),
                 root_finder=optimistix.Newton(1e-6, 1e-6) if flow.finds_roots else None,
-                reach=None if flow.exact or flow.nu_is_state else flow.reach,
+                reach=None if flow.exact else flow.reach,
                 saving=AtTaus(times),
                 # Steps end at the rows: interpolation would move tied margins, and q with them.
                 clip_to=times,

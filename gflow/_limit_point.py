@@ -166,7 +166,7 @@ def _trajectories(followed: Followed, sizes: _Sizes, tolerance: Scalar, rtol: Sc
                 rules,
                 rtol=rtol,
                 max_steps=method.max_steps,
-                saving=Returns.of(clock, network),
+                saving=Returns.of(clock, network, rtol),
                 solver=solver,
                 adjoint=method.adjoint,
             )

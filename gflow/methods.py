@@ -34,8 +34,9 @@ class Weights(eqx.Module):
       tolerance.
     - `solver`: any diffrax solver. By default the explicit `Dopri8` in the time clock and an implicit `Kvaerno5`
       in a clock of the log-loss, which is stiff: margins of support vectors are pinned to each other. The limit of a
-      regression with at most 128 outputs is followed by an implicit method of order 13, Radau IIA, whose steps are as
-      large on ill-conditioned data and whose equations are as many as outputs.
+      regression with at most 128 outputs is tried with 128 explicit steps to a stop; where these prove nothing, it is
+      followed by an implicit method of order 13, Radau IIA, whose steps are as large on ill-conditioned data and whose
+      equations are as many as outputs.
     - `max_steps`: after so many the status is `step limit`.
     - `adjoint`: how derivatives go through the flow. By default a call builds nothing for them, and `jax.grad`
       integrates again with checkpoints; for `jax.jvp` and `jax.jacfwd` pass `diffrax.ForwardMode()`.

@@ -285,7 +285,7 @@ def test_what_comes_back_is_seen(kind, sizes, difference, expected):
     ones, problem = jnp.ones(4), _COMING_BACK[1]
     start = _KINDS[kind]((1e-7 * jnp.sqrt(2.0) * ones, 1e-7 * ones, 1e-7 * ones))
     clock = GradientClock(start, problem)
-    returns = Returns.of(clock, start)
+    returns = Returns.of(clock, start, jnp.array(1e-10))
     tau = jnp.array(0.0)
     memory = returns.start(tau, start.weights)
     for i, size in enumerate(sizes):

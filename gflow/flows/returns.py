@@ -41,7 +41,8 @@ class Returns(Saving):
 
     @staticmethod
     def of(clock: Clock, start: Network, rtol: Scalar) -> "Returns":
-        """For a flow that has begun at `start`."""
+        """For a flow that has begun at `start`. Each leg looks for itself: between the two stops of a limit nothing
+        grows that outputs could see."""
         modes = start.modes()
         if modes is None:
             return Returns(clock, _squares(start), jax.lax.stop_gradient(_alike(start, clock.problem)), rtol)

@@ -46,10 +46,9 @@ def limit(
     minimum-norm correction Θ − Jᵀ(JJᵀ)⁺ r, exact up to O(‖r‖²). So the slow end is never integrated, and a saddle,
     where the flow is slow but the loss is not small, is never taken for the end. `error` comes from two stopping
     points, from a second trajectory at 30 times the integrator's tolerance and from the round-off of the outputs, which
-    ill-conditioned data magnify. It is ∞ where both trajectories lose something that the flow conserves by the same
-    amount, since their agreement does not show then that it did not matter; and where a coordinate that has been large
-    passes through zero and comes back, after errors have hidden the difference of squares, of size α², that decides
-    when.
+    ill-conditioned data magnify. It is ∞ where the losses of the two trajectories do not fall at the same times, or
+    where both lose something that the flow conserves by the same amount: coordinates that are asleep beside others of
+    size 1 were then made by errors, and that both end alike does not show that these did not matter.
 
     *Classification*, whose weights grow without bound: the direction of the linear coefficients. Directions converge
     like a power of s = −log L, so no finite loss gives the limit itself.

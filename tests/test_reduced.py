@@ -40,6 +40,10 @@ def fully_connected(*shapes, seed=0, size=0.4):
     return gflow.FullyConnected(tuple(size * v for v in normals(seed, *shapes)))
 
 
+def convolution(*lengths):
+    return gflow.Convolutional(tuple(v / v.size for v in normals(3, *lengths)))
+
+
 def matrix_product(*shapes, seed=0):
     return gflow.MatrixProduct(tuple(0.4 * v for v in normals(seed, *shapes)))
 
@@ -83,6 +87,15 @@ CASES = {
     "square sensors, many hidden units": (matrix_product((3, 7), (7, 3)), SQUARE, ((3, 6), (6, 3))),
     "nonlinear, tall sensors": (gflow.Nonlinear(matrix_product((9, 3), (3, 2)), jnp.tanh), TALL, ((4, 3), (3, 2))),
     "nonlinear, wide sensors": (gflow.Nonlinear(matrix_product((2, 3), (3, 9)), jnp.tanh), WIDE, None),
+    "convolution, even length": (convolution(8, 8), X, ((8,), (8,))),
+    "convolution, odd length": (convolution(7, 7, 7), X[:, :7], ((7,), (7,), (7,))),
+    "convolution, two entries": (convolution(2, 2), X[:, :2], ((2,), (2,))),
+    "convolution, one entry": (convolution(1, 1, 1), X[:, :1], ((1,), (1,), (1,))),
+    "convolution, one layer": (convolution(8), X, ((8,),)),
+    "convolution, short filters": (convolution(7, 8), X, None),
+    "longest convolution": (convolution(512, 512), normals(2, (2, 512))[0], ((512,), (512,))),
+    "too long a convolution": (convolution(513, 513), normals(2, (2, 513))[0], None),
+    "nonlinear convolution": (gflow.Nonlinear(convolution(8, 8), jnp.tanh), X, None),
     "nonlinear diagonal": (gflow.Nonlinear(gflow.Diagonal(normals(0, 8, 8)), jnp.tanh), X, None),
 }
 
@@ -390,6 +403,36 @@ def test_gflows_own_problems_take_other_inputs(problem):
     assert type(small) is type(problem)
     assert small.X.shape == (N, 2)
     assert (small.y == problem.y).all()
+
+
+def test_even_filters_and_inputs_have_no_phase_to_the_last_bit():
+    even, odd = (jnp.roll(X[:, ::-1], 1, axis=1), -jnp.roll(X[:, ::-1], 1, axis=1))
+    for other, vanishing in ((even, slice(5, None)), (odd, slice(0, 5))):
+        rows = (X + other) / 2
+        found = gflow.Convolutional((rows[0], rows[1])).reduced(rows)
+        assert (found.X[:, vanishing] == 0).all()
+        assert all((v[vanishing] == 0).all() for v in found.network.weights)
+        assert found.X.any()
+
+
+def test_what_is_shaken_is_what_has_been_rounded():
+    """Weights in a new basis by their largest, others each by itself; zeros, as those of symmetry, not at all."""
+    graded = jnp.array([1.0, 1e-9, 0.0, 0.5])
+    spectral = gflow.Convolutional((graded, jnp.ones(4))).reduced(jnp.ones((1, 4)))
+    small = gflow.with_weights(spectral.network, (graded, graded))
+    problem = gflow.Regression(jnp.array([[0.0, 1e-9, 1.0, 0.3]]), [1.0])
+    turned = dataclasses.replace(spectral, network=small, X=problem.X)
+    off, inputs = Followed(small, problem, problem, turned).shaken(jnp.array(1e-3))
+    for change, size in ((off.weights[0] - graded, graded), ((inputs.X - problem.X)[0], problem.X[0])):
+        assert (abs(change) < 1e-2).all()
+        assert (abs(change[size > 0]) > 1e-5).all()
+        assert (change[size == 0] == 0).all()
+    alone, same = Followed(small, problem, problem, None).shaken(jnp.array(1e-3))
+    assert same is problem
+    assert (abs(alone.weights[0] - graded) <= 1e-2 * graded).all()
+    assert alone.weights[0][1] != graded[1]
+    still, _ = Followed(small, problem, problem, turned).shaken(jnp.array(0.0))
+    assert furthest(still, small) == 0
 
 
 def test_a_network_without_reductions_is_integrated_itself():

@@ -85,6 +85,21 @@ class _Iterate(NamedTuple):
     steps: Int[Array, ""]
 
 
+class _Collocated(diffrax.AbstractLocalInterpolation):
+    """The polynomial through the stages, which is one in the time t of u = log(1 + t)."""
+
+    t0: Any
+    t1: Any
+    y0: Float[Array, " N"]
+    z: Float[Array, "s N"]
+
+    def evaluate(self, t0: Any, t1: Any = None, left: bool = True) -> Array:
+        if t1 is not None:
+            return self.evaluate(t1) - self.evaluate(t0)
+        c = jnp.expm1(t0 - self.t0) / jnp.expm1(self.t1 - self.t0)
+        return self.y0 + _vander(c[None], STAGES + 1)[0] @ (_FROM_ZERO.astype(self.z.dtype) @ self.z)
+
+
 class Radau(diffrax.AbstractAdaptiveSolver):
     """Radau IIA with seven stages, of order 13, for the flows of `GradientClock` by a loss that separates into outputs.
 
@@ -98,7 +113,7 @@ class Radau(diffrax.AbstractAdaptiveSolver):
     rtol: Scalar
     unit: Scalar
     term_structure: ClassVar = diffrax.AbstractTerm
-    interpolation_cls: ClassVar = diffrax.LocalLinearInterpolation
+    interpolation_cls: ClassVar = _Collocated
 
     def order(self, terms: Any) -> int:
         return 2 * STAGES - 1
@@ -126,7 +141,7 @@ class Radau(diffrax.AbstractAdaptiveSolver):
         error = jnp.asarray(_E, y0.dtype) @ stages.z - _GAMMA * h * flow.backward(y0, flow.residual(y0))
         error = inverse.damped(error, _GAMMA * h) / self._allowed()
         error = jax.lax.stop_gradient(jnp.where(solved, error, _HALVED * units))
-        return y1, error, {"y0": y0, "y1": y1}, _Last(h, stages), diffrax.RESULTS.successful
+        return y1, error, {"y0": y0, "z": stages.z}, _Last(h, stages), diffrax.RESULTS.successful
 
     def _allowed(self) -> Scalar:
         """The embedded formula's error that is accepted, in units of rtol."""

@@ -6,10 +6,11 @@ from typing import Any
 
 import diffrax
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar
 
-from ..networks import Network, Reduced
+from ..networks import Network, Reduced, with_weights
 from ..problems import Problem
 from ..records import Path, Solution, Status, first_of
 from .engine import with_derivatives_of
@@ -24,6 +25,27 @@ class Followed(eqx.Module):
     problem: Problem
     given: Problem
     reduction: Reduced | None
+
+    def shaken(self, by: Scalar) -> tuple[Any, Problem]:
+        """The network and the problem with random errors, `by` times what they are rounded from: themselves, or the
+        vectors of which a change of basis has made them. What is 0 is so by symmetry, and stays."""
+        weights, problem = self.network.weights, self.problem
+        turned, X = (False,) * len(weights), None
+        if self.reduction is not None:
+            turned, X = (basis != (None, None) for basis in self.reduction.bases), self.reduction.X
+
+        def shake(key: Array, v: Array, size: Array) -> Array:
+            return v + by * jax.random.normal(key, v.shape, v.dtype) * jnp.where(v == 0, 0.0, size)
+
+        *keys, last = jax.random.split(jax.random.key(0), len(weights) + 1)
+        shaken = (
+            shake(key, v, jnp.max(jnp.abs(v)) if is_turned else v)
+            for key, v, is_turned in zip(keys, weights, turned, strict=True)
+        )
+        if X is not None:
+            moved = problem.with_inputs(shake(last, X, jnp.max(jnp.abs(X), axis=1, keepdims=True)))
+            problem = problem if moved is None else moved
+        return with_weights(self.network, tuple(shaken)), problem
 
     def lift(self, small: Any) -> Any:
         """The whole network, where the one that is integrated is `small`."""

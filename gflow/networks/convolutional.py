@@ -5,7 +5,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._checks import as_weights, shapes
-from .network import LinearTensorNetwork, Modes
+from .network import LinearTensorNetwork, Modes, Reduced
+from .spectral import LONGEST, Spectral, real_fourier, transformed
 
 # Below this many multiplications per layer, a circular convolution is one small matrix product;
 # above, XLA's FFT is faster (measured in benchmarks/convolution.py).
@@ -51,6 +52,16 @@ class Convolutional(LinearTensorNetwork):
             return None
         S = d ** ((self.depth - 1) / 2) * jnp.fft.fft(jnp.eye(d, dtype=self.weights[-1].dtype), norm="ortho")
         return Modes(S, tuple(jnp.fft.fft(w, norm="ortho").conj() for w in self.weights))
+
+    def reduced(self, X: Float[Array, "n d"]) -> Reduced | None:
+        """For filters of full length, up to 512: not smaller, but a network whose modes keep their digits while asleep,
+        and whose outputs take no convolution."""
+        d, dtype = self.weights[-1].size, self.weights[-1].dtype
+        if d > LONGEST or any(w.size != d for w in self.weights):
+            return None
+        Q = jnp.asarray(real_fourier(d), dtype)
+        filters = Spectral(tuple(transformed(w, Q) for w in self.weights))
+        return Reduced(self, filters, ((Q, None),) * self.depth, transformed(X, Q))
 
     def hidden(self, x: Float[Array, " d"]) -> Float[Array, " d"]:
         return x

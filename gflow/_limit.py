@@ -1,5 +1,6 @@
 """Where the flow ends as t → ∞."""
 
+from functools import partial
 from typing import Any, TypeVar
 
 import equinox as eqx
@@ -11,7 +12,6 @@ from . import _ask
 from ._checks import all_concrete, is_concrete, require_precision, to_scalar
 from ._limit_direction import direction_of_weights
 from ._limit_point import explicit_attempt, is_implicit, point_of_weights
-from ._order import or_else
 from .dual import classification as dual_classification
 from .dual import decayed, other_flows
 from .dual import regression as dual_regression
@@ -19,7 +19,7 @@ from .dual.decoupled import decoupled
 from .dual.newton import MOST_ITERATIONS
 from .dual.vertex import Vertex
 from .dynamics import Dynamics, WeightDecay
-from .flows.engine import with_derivatives_of
+from .flows.engine import attempted_first
 from .flows.smaller import on_smaller
 from .methods import Auto, Dual, Method, Weights
 from .networks import LinearNetwork, Network
@@ -193,26 +193,19 @@ def _decoupled(network: Network, problem: Problem) -> Any:
 
 
 def _of_weights(network: NetworkT, problem: Problem, tolerance: Scalar, method: Weights) -> Solution[NetworkT]:
-    """By explicit steps where a few of them prove their end; else by those of `method`. Inside `jit` both are in the
-    program, and the result is the same."""
+    """By explicit steps where a few of them prove their end; else by those of `method`."""
     if method.adjoint is not None or not is_implicit(problem, method):
         return _by_weights(network, problem, tolerance, method)
 
-    def attempted(what: tuple[NetworkT, Problem, Scalar]) -> Solution[NetworkT]:
-        return _by_weights(*what, explicit_attempt(method))
-
-    def in_full(what: tuple[NetworkT, Problem, Scalar]) -> Solution[NetworkT]:
+    def by(method: Weights, what: tuple[NetworkT, Problem, Scalar]) -> Solution[NetworkT]:
         return _by_weights(*what, method)
 
-    def either(what: tuple[NetworkT, Problem, Scalar]) -> Solution[NetworkT]:
-        end = attempted(what)
-        return or_else(end.converged, end, in_full, what)
-
-    what = network, problem, tolerance
-    if not all_concrete(what):
-        return with_derivatives_of(in_full, either)(what)
-    end = attempted(what)
-    return end if end.converged else in_full(what)
+    return attempted_first(
+        partial(by, explicit_attempt(method)),
+        partial(by, method),
+        (network, problem, tolerance),
+        is_good=lambda end: end.converged,
+    )
 
 
 def _weights(method: Method) -> Weights:

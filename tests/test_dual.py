@@ -10,6 +10,7 @@ from scipy.optimize import linprog
 from truth import distance, even, exact_theorem_5, normals
 
 import gflow
+from gflow import _flow
 from gflow.dual import coordinates
 from gflow.dual.coordinates import Coordinates
 from gflow.dual.decoupled import decoupled
@@ -377,3 +378,38 @@ def test_basics_that_only_round_off_asks_for_hold_nothing_up(case):
     X, beta = np.array(X), np.asarray(end.coefficients)
     few = np.abs(beta) > 1e-9 * np.abs(beta).max()  # no more than fit y by themselves
     assert distance(beta[few], np.linalg.lstsq(X[:, few], np.array(y))[0]) < 1e-10
+
+
+@pytest.mark.parametrize(
+    ("second_row", "until", "save", "calls"),
+    [
+        ([0.4, -0.3, 1.0], None, gflow.Steps(64), [True]),
+        ([1.0, 0.5, -0.3 + 3e-2], None, gflow.Steps(64), [True, False]),  # rates apart by 10^4: too stiff
+        ([0.4, -0.3, 1.0], gflow.LogTime(3.0), gflow.Steps(64), [False]),  # may be at rest long before
+        ([0.4, -0.3, 1.0], None, gflow.LogTimes([0.0, 3.0]), [False]),
+    ],
+    ids=["ordinary", "stiff", "until a time", "at times"],
+)
+def test_paths_of_two_layers_take_implicit_steps_where_a_few_explicit_ones_do_not_arrive(
+    monkeypatch, second_row, until, save, calls
+):
+    problem = gflow.Regression([[1.0, 0.5, -0.3], second_row], [1.0, 0.9])
+    network, made = gflow.Diagonal(([0.6, -0.3, 0.2], [0.1, 0.4, -0.5])), []
+    by_dual = _flow._by_dual
+
+    def counted(*what):
+        made.append(what[-1])
+        return by_dual(*what)
+
+    monkeypatch.setattr(_flow, "_by_dual", counted)
+    path = gflow.flow(network, problem, until=until, save=save)
+    assert made == calls
+    traced = jax.jit(lambda X: gflow.flow(network, gflow.Regression(X, problem.y), until=until, save=save))(problem.X)
+    assert path.status == traced.status
+    assert path.end.steps == traced.end.steps
+    np.testing.assert_allclose(path.coefficients, traced.coefficients, rtol=1e-9, atol=1e-12)
+    rows = np.unique(path.log_times, return_index=True)[1]
+    rows = rows[np.isfinite(path.log_times[rows])]
+    save = gflow.LogTimes(path.log_times[rows])
+    exact = gflow.flow(network, problem, save=save, method=gflow.Weights(rtol=1e-12, max_steps=20_000))
+    np.testing.assert_allclose(path.coefficients[rows], exact.coefficients, rtol=0, atol=1e-6)

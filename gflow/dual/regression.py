@@ -174,6 +174,11 @@ class _LossBelow(eqx.Module):
         return self.dual.problem.log_loss(self.dual.outputs(state)) < self.value
 
 
+def _implicit(depth: int) -> diffrax.AbstractSolver:
+    """In ν equations change little within a step, and one Jacobian is enough; in angles they may change a lot."""
+    return implicit.chord() if depth == 2 else implicit.newton()
+
+
 def flow(
     network: NetworkT,
     problem: Problem,
@@ -185,10 +190,12 @@ def flow(
     log_loss: Scalar | None,
     rtol: float | Scalar,
     max_steps: int,
+    explicit: bool,
 ) -> Path[NetworkT]:
     """The path of gradient flow from e^`log_alpha` times `network`, until log t or log L is the one given.
 
-    `saving` is a rule for rows; its `taus`, where there are such, are values of log t.
+    - `saving`: a rule for rows; its `taus`, where there are such, are values of log t.
+    - `explicit`: whether by explicit steps.
     """
     dtype = found.Z.dtype
     coordinates = Coordinates.of(found.eta, log_alpha)
@@ -208,8 +215,7 @@ def flow(
     run = integrate(
         Integration(
             field=dual,
-            # In ν equations change little within a step, and one Jacobian is enough; in angles they may change a lot.
-            solver=implicit.chord() if coordinates.depth == 2 else implicit.newton(),
+            solver=diffrax.Dopri8() if explicit else _implicit(coordinates.depth),
             start=dual.start(),
             first=jnp.zeros((), dtype),
             last=jnp.asarray(last, dtype),

@@ -5,16 +5,20 @@ caller names an adjoint of its own.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Int, PyTree, Scalar
+from jaxtyping import Array, Bool, Int, PyTree, Scalar
 
+from .._checks import all_concrete
+from .._order import or_else
 from .rows import OnlyEnd, Recorded, Saving
+
+T = TypeVar("T")
 
 
 class Integration(eqx.Module):
@@ -83,6 +87,25 @@ def with_derivatives_of(substitute: Callable[[Any], Any], function: Callable[[An
         return pull_back(ct)[0]
 
     return call
+
+
+def attempted_first(
+    attempt: Callable[[Any], T], in_full: Callable[[Any], T], what: Any, is_good: Callable[[T], Bool[Array, ""]]
+) -> T:
+    """attempt(what) where that is good, else in_full(what), which has the derivatives and may cost far more.
+
+    Where values are seen these are two programs, and the second is compiled when it is first needed. Inside `jit` both
+    are in the one, and the result is the same.
+    """
+
+    def either(what: Any) -> T:
+        found = attempt(what)
+        return or_else(is_good(found), found, in_full, what)
+
+    if not all_concrete(what):
+        return with_derivatives_of(in_full, either)(what)
+    found = attempt(what)
+    return found if is_good(found) else in_full(what)
 
 
 def _run(what: Integration, adjoint: diffrax.AbstractAdjoint) -> Run:

@@ -91,7 +91,7 @@ class _Trajectories(NamedTuple):
 
 def point_of_weights(followed: Followed, options: tuple[Scalar, Weights]) -> Solution:
     network, (tolerance, method) = followed.network, options
-    rtol = 0.1 * tolerance if method.rtol is None else method.rtol.astype(tolerance.dtype)
+    rtol = _rtol(tolerance, followed.problem, method)
     sizes = _Sizes.of(followed)
     found = _trajectories(followed, sizes, tolerance, rtol, method)
     run, end = found.last()
@@ -119,6 +119,15 @@ def point_of_weights(followed: Followed, options: tuple[Scalar, Weights]) -> Sol
         steps=jnp.sum(found.runs.steps),
         rejected_steps=jnp.sum(found.runs.rejected_steps),
     )
+
+
+def _rtol(tolerance: Scalar, problem: Problem, method: Weights) -> Scalar:
+    """A tenth of the tolerance. A hundredth for implicit steps, which are of an order to which that means few more, and
+    follow what explicit ones have not answered: in most cases because their error was a few times too large."""
+    if method.rtol is not None:
+        return method.rtol.astype(tolerance.dtype)
+    finest = 1e4 * jnp.finfo(tolerance.dtype).eps if is_implicit(problem, method) else jnp.inf
+    return jnp.minimum(0.1 * tolerance, jnp.maximum(0.01 * tolerance, finest))
 
 
 def _fixed(tree: T) -> T:

@@ -32,7 +32,7 @@ class Weights(eqx.Module):
     - `rtol`: tolerance on a step, relative to each weight or to a thousandth of the initial weights' root mean
       square, whichever is larger: so weights that start tiny or die out are resolved. By default 1e-8 (1e-5 in
       float32), which leaves paths good to about seven digits; for the limit point of a regression a tenth of its
-      tolerance.
+      tolerance, and a hundredth for implicit steps in float64.
     - `solver`: any diffrax solver. By default the explicit `Dopri8` in the time clock and an implicit `Kvaerno5`
       in a clock of the log-loss, which is stiff: margins of support vectors are pinned to each other. The limit of a
       regression with at most 128 outputs is tried with 128 explicit steps to a stop; where these prove nothing, it is

@@ -123,7 +123,7 @@ def weights_at(network, loss, log_times):
     downhill = jax.jit(jax.grad(lambda z: -loss(gflow.with_weights(network, unravel(z))(X))))
     run = solve_ivp(
         lambda u, z: np.exp(u) * np.asarray(downhill(z)),
-        (-30.0, log_times[-1]), np.asarray(flat), "LSODA", t_eval=log_times, rtol=1e-11, atol=1e-13,
+        (-30.0, log_times[-1]), np.asarray(flat), "LSODA", t_eval=log_times, rtol=1e-13, atol=1e-15,
     )  # fmt: skip
     return run.y.T
 

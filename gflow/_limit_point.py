@@ -29,7 +29,9 @@ from .records import Certificate, Solution, Status
 T = TypeVar("T")
 
 _SECOND_STOP = 1e-2  # the second stopping point's residual, in units of the first's
-_SEEN = 100.0  # how small a discrepancy may be whose fall is timed, in units of the first stopping point's
+# How small a discrepancy may be whose fall is timed, in units of the first stopping point's: of the squares whose
+# logarithm is timed 1e-4 are left there, and where the last step ends matters little.
+_SEEN = 100.0
 _LOOSER = 30.0  # the second trajectory's tolerance in units of the first's: its error is that many times as large
 _LEAST = 1.2  # rtol: the error that steps may leave whatever the two trajectories say (benchmarks/limit_tolerance.py)
 
@@ -126,6 +128,7 @@ def _rtol(tolerance: Scalar, problem: Problem, method: Weights) -> Scalar:
     follow what explicit ones have not answered: in most cases because their error was a few times too large."""
     if method.rtol is not None:
         return method.rtol.astype(tolerance.dtype)
+    # Corrections of the stages end at a tenth of rtol, which must stay far above the round-off of weights.
     finest = 1e4 * jnp.finfo(tolerance.dtype).eps if is_implicit(problem, method) else jnp.inf
     return jnp.minimum(0.1 * tolerance, jnp.maximum(0.01 * tolerance, finest))
 
@@ -148,6 +151,7 @@ def explicit_attempt(method: Weights) -> Weights:
 # Of `_fall_together`, measured on some 600 limits: right ones of ordinary scales differ by up to 6e3 rtol beyond what
 # the rule may have missed, those that both trajectories had wrong by 1.5e5 and more, half of them by 1e8.
 _TIMED = 1e4
+# Right ones with stiff steps differ by up to 1.2 times what it may have missed; of wrong ones that is below 1e-9.
 _MISSED = 10.0
 
 

@@ -8,7 +8,7 @@ import pytest
 from scipy.integrate import quad
 
 import gflow
-from gflow._limit_point import _fall_together
+from gflow._limit_point import _fall_together, _rtol
 from gflow.flows.clocks import GradientClock
 from gflow.flows.engine import Integration, integrate
 from gflow.flows.radau import Radau
@@ -87,3 +87,18 @@ def test_steps_of_the_implicit_solver_are_followed_between_their_ends():
     there = gflow.flow(network, problem, save=gflow.Times([float(np.expm1(0.1))]), method=gflow.Weights(rtol=1e-12))
     expected = jax.flatten_util.ravel_pytree(jax.tree.map(lambda v: v[-1], there.networks.weights))[0]
     np.testing.assert_allclose(between.evaluate(jnp.array(0.1)), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "method", "expected"),
+    [
+        (1e-9, gflow.Weights(), 1e-11),
+        (1e-11, gflow.Weights(), 1e-12),  # a hundredth would be below 1e4 units of round-off
+        (np.float32(1e-3), gflow.Weights(), 1e-4),  # and in float32
+        (1e-9, gflow.Weights(solver=diffrax.Dopri8()), 1e-10),
+        (1e-9, gflow.Weights(rtol=1e-7), 1e-7),
+    ],
+)
+def test_how_exact_a_step_is(tolerance, method, expected):
+    tolerance = jnp.asarray(tolerance)
+    assert _rtol(tolerance, gflow.Regression([[1.0]], [1.0]), method) == pytest.approx(expected, rel=1e-6)

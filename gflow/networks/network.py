@@ -114,7 +114,8 @@ class Network(eqx.Module):
         return None
 
     def reduced(self, X: Float[Array, "n d"]) -> "Reduced | None":
-        """A network with fewer weights that flows as this one does on the inputs X; None if there is none, or unknown.
+        """A network with fewer weights, or weights that are followed more exactly, that flows as this one does on the
+        inputs X; None if there is none, or unknown.
 
         A matter of shapes alone. It must be differentiable by the weights, whatever they are, as a basis of the rows
         of X is, which does not depend on them (`gflow.row_basis`).

@@ -43,14 +43,19 @@ class Convolutional(LinearTensorNetwork):
         return beta
 
     def modes(self) -> Modes | None:
-        """For filters of full length: S = d^{(L−1)/2} F and U_l = F*, with the unitary DFT matrix F.
+        """For filters of full length: S = d^{(L−1)/2} F and U_l = F*, with the unitary DFT matrix F. Up to d = 2 that is
+        real, and the flow decouples for all data.
 
         Yun et al. 2021, appendix D.3.
         """
-        d = self.weights[-1].size
+        d, dtype = self.weights[-1].size, self.weights[-1].dtype
         if any(w.size != d for w in self.weights):
             return None
-        S = d ** ((self.depth - 1) / 2) * jnp.fft.fft(jnp.eye(d, dtype=self.weights[-1].dtype), norm="ortho")
+        size = d ** ((self.depth - 1) / 2)
+        if d <= 2:
+            F = jnp.asarray(real_fourier(d), dtype)
+            return Modes(size * F, tuple(F @ w for w in self.weights))
+        S = size * jnp.fft.fft(jnp.eye(d, dtype=dtype), norm="ortho")
         return Modes(S, tuple(jnp.fft.fft(w, norm="ortho").conj() for w in self.weights))
 
     def reduced(self, X: Float[Array, "n d"]) -> Reduced | None:

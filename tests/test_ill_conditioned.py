@@ -2,12 +2,13 @@
 
 import jax
 import jax.numpy as jnp
+import mpmath as mp
 import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
 
 import gflow
-from gflow.flows.radau import MOST_OUTPUTS
+from gflow.flows.radau import _EIGENVALUES, MOST_OUTPUTS, _inverses
 
 
 def decaying(n, d, cond):
@@ -64,6 +65,34 @@ def test_many_outputs_are_served_on_either_side(n):
     end = gflow.limit(gflow.FullyConnected((jnp.eye(2), jnp.ones(2))), gflow.Regression(X, X @ beta))
     assert end.converged
     np.testing.assert_allclose(end.coefficients, beta, rtol=1e-9)
+
+
+def graded():
+    """Rows over fifteen orders, whose rates are spread over thirty."""
+    rng = np.random.default_rng(1)
+    X = rng.normal(size=(3, 8)) * np.array([1e-7, 1e8, 1e3])[:, None]
+    return gflow.Regression(X, X @ rng.normal(size=8)), rng.normal(size=(2, 8))
+
+
+def test_rows_over_many_orders_are_followed_to_their_end():
+    problem, v = graded()
+    network = gflow.scale(gflow.DifferenceOfPowers(tuple(np.abs(v)), 2), 0.1)
+    end, exact = gflow.limit(network, problem, method=gflow.Weights(max_steps=1024)), gflow.limit(network, problem)
+    assert end.converged
+    assert gflow.measures.distance(end.coefficients, exact.coefficients) <= end.error <= 1e-9
+
+
+@pytest.mark.parametrize("h", [1e-300, 1e-12, 1.0, 1e14, 1e295])
+def test_the_systems_of_a_step_are_inverted_whatever_the_sizes_of_rows(h):
+    J = np.vstack([graded()[0].X, np.zeros(8)])
+    found = _inverses(jnp.asarray(J), jnp.asarray(h))
+    with mp.workdps(700):
+        K = mp.matrix(J.tolist())
+        for mu, inverse in zip(_EIGENVALUES, found, strict=True):
+            exact = (mp.eye(4) + mp.mpf(h) * mp.mpmathify(complex(mu)) * K * K.T) ** -1
+            for (i, j), value in np.ndenumerate(np.asarray(inverse)):
+                size = mp.sqrt(abs(exact[i, i] * exact[j, j]))
+                assert abs(mp.mpmathify(complex(value)) - exact[i, j]) <= 1e-13 * size + 1e-290
 
 
 class Huber(gflow.RegressionLoss):

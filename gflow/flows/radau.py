@@ -7,7 +7,7 @@ their rates are spread over the square of the condition number of the data. The 
     z + h (A ⊗ Jᵀ) ρ = 0,     ρ(f(θ + z)) − ρ = 0
 
 with the J and D of the step's start in the derivatives. Without z that is (I + hA ⊗ DJJᵀ) δρ = …, one small system for
-each eigenvector of JJᵀ: no matrix is larger than J. Corrections contract by how much J changes in the step, however
+each eigenvalue of A: no matrix is larger than J. Corrections contract by how much J changes in the step, however
 stiff the flow is; of z alone they would not: a residual that z implies is wrong by the stiffness times the error of z,
 while the residual of a stiff output is as small as its rate is large.
 """
@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Float, Int, Scalar
+from jaxtyping import Array, Bool, Float, Inexact, Int, Scalar
 from numpy.polynomial import Legendre
 
 from ..networks import with_weights
@@ -60,8 +60,17 @@ def _embedded() -> tuple[float, np.ndarray]:
 
 
 _GAMMA, _E = _embedded()
-_VALUES, _VECTORS = np.linalg.eig(_A)
-_EIGEN = (_VALUES, _VECTORS, np.linalg.inv(_VECTORS))
+
+
+def _eigen() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Eigenvalues of A, γ first, without the conjugates; the matrix to their coordinates, and the one from these, whose
+    real part is meant."""
+    values, vectors = np.linalg.eig(_A)
+    kept = np.argsort(values.imag)[STAGES // 2 :]
+    return values[kept], np.linalg.inv(vectors)[kept], np.where(values[kept].imag > 0, 2.0, 1.0) * vectors[:, kept]
+
+
+_EIGENVALUES, _TO_EIGEN, _FROM_EIGEN = _eigen()
 
 
 class _Stages(NamedTuple):
@@ -138,8 +147,7 @@ class Radau(diffrax.AbstractAdaptiveSolver):
         units = self.rtol * (self.unit + jnp.abs(y0))
         stages, solved = _solve(flow, y0, h, inverse, _foretold(solver_state, h), units, self._allowed())
         y1 = y0 + stages.z[-1]
-        error = jnp.asarray(_E, y0.dtype) @ stages.z - _GAMMA * h * flow.backward(y0, flow.residual(y0))
-        error = inverse.damped(error, _GAMMA * h) / self._allowed()
+        error = inverse.damped(jnp.asarray(_E, y0.dtype) @ stages.z, flow.residual(y0)) / self._allowed()
         error = jax.lax.stop_gradient(jnp.where(solved, error, _HALVED * units))
         return y1, error, {"y0": y0, "z": stages.z}, _Last(h, stages), diffrax.RESULTS.successful
 
@@ -171,9 +179,6 @@ class _Flow(eqx.Module):
     def residual(self, theta: Float[Array, " N"]) -> Float[Array, " m"]:
         return self.clock.problem.residual(self.outputs(theta)).ravel()
 
-    def backward(self, theta: Float[Array, " N"], rho: Float[Array, " m"]) -> Float[Array, " N"]:
-        return self.moving(theta, rho)[1]
-
     def moving(self, theta: Float[Array, " N"], rho: Float[Array, " m"]) -> tuple[Array, Array]:
         """The residual at θ, and R Jᵀρ for a residual of its own."""
         outputs, pull_back = jax.vjp(self.outputs, theta)
@@ -191,13 +196,12 @@ class _Flow(eqx.Module):
 class _Inverse(eqx.Module):
     """That of the derivatives of `_Flow.defects`, with J and D of the step's start.
 
-    `J`: √D J. `root`: √D. `rates`, `vectors`: eigenvalues and eigenvectors of JJᵀ.
+    `J`: √D J. `root`: √D. `inverses`: (I + hμJJᵀ)⁻¹ for each eigenvalue μ of A.
     """
 
     J: Float[Array, "m N"]
     root: Float[Array, " m"]
-    rates: Float[Array, " m"]
-    vectors: Float[Array, "m m"]
+    inverses: Inexact[Array, "k m m"]
     h: Scalar
 
     @staticmethod
@@ -211,21 +215,17 @@ class _Inverse(eqx.Module):
             jnp.eye(root.size, dtype=root.dtype)
         )
         J, root, h = jax.lax.stop_gradient((J, root, h))
-        rates, vectors = jnp.linalg.eigh(J @ J.T)
-        return _Inverse(J, root, jnp.maximum(rates, 0.0), vectors, h)
+        return _Inverse(J, root, _inverses(J, h), h)
 
     def __call__(self, defects: _Stages) -> _Stages:
-        right = (defects.rho / self.root - defects.z @ self.J.T) @ self.vectors
-        rho = self._of_eigenvectors(right) @ self.vectors.T
+        rho = self._of_eigenvectors(defects.rho / self.root - defects.z @ self.J.T)
         return _Stages(defects.z + self.h * _A.astype(self.h.dtype) @ rho @ self.J, -self.root * rho)
 
     def _of_eigenvectors(self, right: Float[Array, "s m"]) -> Float[Array, "s m"]:
-        """(I + hλA)⁻¹ of each column, by the eigenvectors of A."""
-        values, vectors, inverse = (
-            jnp.asarray(v, jnp.result_type(right, 1j)) for v in (_VALUES, _VECTORS, np.linalg.inv(_VECTORS))
-        )
-        along = (inverse @ right) / (1 + self.h * self.rates * values[:, None])
-        return (vectors @ along).real
+        """(I + hA ⊗ JJᵀ)⁻¹, by the eigenvectors of A, of which one of each conjugate pair is enough."""
+        dtype = self.inverses.dtype
+        along = jnp.einsum("kij,kj->ki", self.inverses, jnp.asarray(_TO_EIGEN, dtype) @ right)
+        return (jnp.asarray(_FROM_EIGEN, dtype) @ along).real
 
     def solve(self, linear: Callable[[_Stages], _Stages], right: _Stages) -> _Stages:
         """Of equations whose matrix this all but inverts, in both modes of differentiation."""
@@ -249,10 +249,18 @@ class _Inverse(eqx.Module):
         transposed = jax.linear_transpose(self.__call__, right)
         return jax.lax.custom_linear_solve(linear, right, corrected(self), corrected(lambda v: transposed(v)[0]))
 
-    def damped(self, v: Float[Array, " N"], slope: Scalar) -> Float[Array, " N"]:
-        """(I + slope JᵀJ)⁻¹ v."""
-        along = self.vectors.T @ (self.J @ v)
-        return v - self.J.T @ (self.vectors @ (slope / (1 + slope * self.rates) * along))
+    def damped(self, v: Float[Array, " N"], rho: Float[Array, " m"]) -> Float[Array, " N"]:
+        """(I + hγJᵀJ)⁻¹ (v − hγJᵀρ), of which a stiff output's part is lost to round-off if the products come first."""
+        return v - _GAMMA * self.h * self.J.T @ (self.inverses[0].real @ (self.J @ v + rho / self.root))
+
+
+def _inverses(J: Float[Array, "m N"], h: Scalar) -> Inexact[Array, "k m m"]:
+    """(I + hμJJᵀ)⁻¹ for the eigenvalues of A, each row of J in units of its own: rates may differ by more than 1/ε."""
+    size = jnp.linalg.norm(J, axis=1)
+    unit = jnp.hypot(1.0, jnp.sqrt(h) * size)
+    rows = (jnp.sqrt(h) * size / unit)[:, None] * (J / jnp.where(size > 0, size, 1.0)[:, None])
+    values = jnp.asarray(_EIGENVALUES, jnp.result_type(J, 1j))[:, None, None]
+    return jnp.linalg.inv(jnp.diag(unit**-2) + values * (rows @ rows.T)) / (unit[:, None] * unit)
 
 
 def _largest(stages: _Stages) -> Scalar:

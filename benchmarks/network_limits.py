@@ -129,7 +129,7 @@ def integrated(network, problem):
     arrived.terminal = True
     atol = 1e-13 * float(np.abs(theta).max())
     run = solve_ivp(field, (0, 200), theta, "LSODA", jac=slopes, rtol=1e-12, atol=atol, events=arrived)
-    if run.status != 1 and arrived(0.0, theta) > 0 or next(steps) > 100_000:
+    if (run.status != 1 and arrived(0.0, theta) > 0) or next(steps) > 100_000:
         return None, 0.0
     singular = np.linalg.svd(problem.X, compute_uv=False)
     # Where outputs have arrived; ten times, for weights that move some coefficients more easily than others.

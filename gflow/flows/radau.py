@@ -66,8 +66,10 @@ def _eigen() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Eigenvalues of A, γ first, without the conjugates; the matrix to their coordinates, and the one from these, whose
     real part is meant."""
     values, vectors = np.linalg.eig(_A)
-    kept = np.argsort(values.imag)[STAGES // 2 :]
-    return values[kept], np.linalg.inv(vectors)[kept], np.where(values[kept].imag > 0, 2.0, 1.0) * vectors[:, kept]
+    phases = np.angle(values)
+    kept = np.argsort(phases)[STAGES // 2 :]
+    pairs = np.where(phases[kept] > 0, 2.0, 1.0)
+    return values[kept], np.linalg.inv(vectors)[kept], pairs * vectors[:, kept]
 
 
 _EIGENVALUES, _TO_EIGEN, _FROM_EIGEN = _eigen()

@@ -43,8 +43,8 @@ class Convolutional(LinearTensorNetwork):
         return beta
 
     def modes(self) -> Modes | None:
-        """For filters of full length: S = d^{(L−1)/2} F and U_l = F*, with the unitary DFT matrix F. Up to d = 2 that is
-        real, and the flow decouples for all data.
+        """For filters of full length: S = d^{(L−1)/2} F and U_l = F*, with the unitary DFT matrix F. Up to d = 2 it is
+        real, so that the flow decouples for all data.
 
         Yun et al. 2021, appendix D.3.
         """

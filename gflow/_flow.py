@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Scalar
+from jaxtyping import Array, Float, Scalar
 
 from . import _ask
 from ._checks import all_concrete
@@ -17,7 +17,7 @@ from .flows.clocks import Clock, GradientClock, LossClock
 from .flows.engine import Run, attempted_first
 from .flows.rows import AtTaus, Saving, Thinned
 from .flows.smaller import Followed, on_smaller
-from .flows.stopping import Arrived, LogLoss, LogTime, Turning, Until, discrepancy_size
+from .flows.stopping import Arrived, LogLoss, LogTime, Turning, Until
 from .flows.weights import follow, path, path_with_tail
 from .methods import Auto, Decades, Dual, LogTimes, Method, Save, Steps, Weights
 from .networks import Network, scale
@@ -49,7 +49,9 @@ def flow(
       `gflow.SharpnessAware(…)`, by the weights of any network. With weight decay say where it stops.
 
     The status is `converged` where a log-loss or a turning asked for was reached, and `finished` at the last row or
-    log-time; a regression that has come to rest before its last row is finished too, and stays where it is.
+    log-time; a regression that has come to rest before its last row is finished too, and stays where it is. Where its
+    outputs are at rest but its weights have a way to go yet, as on rows that all but depend on each other, it is `not
+    certified`.
 
     Compiled once for each shape; may be batched and differentiated. Every lane of `jax.vmap` keeps its own steps,
     status and end; on a CPU `jax.lax.map` is often faster, since lanes do not wait for the slowest.
@@ -185,11 +187,19 @@ def _path_of_weights(followed: Followed, options: tuple[Any, tuple[Until, ...], 
     rtol = _rtol(method, dtype)
     has_tail = timed and isinstance(problem, Regression) and isinstance(problem.loss, SquaredLoss)
     if has_tail:
-        size = discrepancy_size(problem, jnp.zeros_like(problem.y)) + discrepancy_size(problem, network(problem.X))
-        rules = (*rules, Arrived(0.01 * jnp.sqrt(rtol) * size))  # whose square is far below the tolerance
+        rules = (*rules, Arrived(0.01 * jnp.sqrt(rtol) * _units(network, problem)))  # squares far below the tolerance
     run = _followed(clock, rules, method, saving, last)
     found = path_with_tail(clock, rules, run, saving.taus) if has_tail else path(clock, rules, run)
     return followed.whole_path(found, given)
+
+
+def _units(network: Network, problem: Problem) -> Float[Array, "n ..."]:
+    """What outputs are relative to: in proportion to their inputs, and no less than targets and outputs at the start.
+    So rows are at rest together, however their lengths differ."""
+    outputs = network(problem.X)
+    size = jnp.abs(problem.discrepancy(outputs)) + jnp.abs(problem.discrepancy(jnp.zeros_like(outputs)))
+    length = jnp.linalg.norm(problem.X, axis=1).reshape(-1, *[1] * (outputs.ndim - 1))
+    return length * jnp.max(jnp.where(length > 0, size / jnp.where(length > 0, length, 1.0), 0.0))
 
 
 def _rows(save: Steps | LogTimes, clock: Clock) -> tuple[Any, Scalar | None]:

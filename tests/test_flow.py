@@ -144,3 +144,50 @@ def test_bad_arguments_are_named(one_point, unchecked_types):
     single = jax.tree.map(lambda v: v.astype(jnp.float32), (start, one_point))
     with pytest.raises(ValueError, match=r"rtol=1.0e-08 .* float32 can deliver.*jax_enable_x64"):
         gflow.flow(*single, method=gflow.Weights(rtol=1e-8))
+
+
+RNG = np.random.default_rng(3)
+ROWS = RNG.normal(size=(3, 5))
+START = tuple(RNG.normal(size=(2, 5)))
+
+
+def ends(X, log_time, method):
+    """The end of a path that waits that long, and how far it is from the limit."""
+    problem, start = gflow.Regression(X, X @ jnp.arange(1.0, 6.0)), gflow.Diagonal(START)
+    save = gflow.LogTimes(jnp.linspace(-1.0, log_time, 9))
+    end = gflow.flow(start, problem, save=save, method=method).end
+    return end.status, gflow.measures.distance(end.coefficients, gflow.limit(start, problem).coefficients)
+
+
+@pytest.mark.parametrize("method", [gflow.Dual(), gflow.Weights(max_steps=256)])
+@pytest.mark.parametrize(("graded", "is_served"), [(1.0, True), (1e-5, False)])
+def test_rows_are_at_rest_together_however_their_lengths_differ(graded, is_served, method):
+    X = ROWS * jnp.array([1.0, 1.0, graded])[:, None]
+    status, distance = ends(X, jnp.log(1e3 / graded**2), method)
+    if is_served or isinstance(method, gflow.Dual):
+        assert status == gflow.Status.finished
+        assert distance <= 1e-8
+    else:  # explicit steps do not follow so stiff a flow
+        assert status == gflow.Status.step_limit
+
+
+@pytest.mark.parametrize("method", [gflow.Dual(), gflow.Weights()])
+@pytest.mark.parametrize(("apart", "is_there"), [(1.0, True), (1e-11, False), (0.0, True)])
+def test_outputs_at_rest_do_not_say_that_weights_are(apart, is_there, method):
+    X = jnp.asarray(ROWS).at[2].set(ROWS[0] + apart * ROWS[2])
+    status, distance = ends(X, 60.0, method)
+    if is_there:
+        assert status == gflow.Status.finished
+        assert distance <= 1e-8
+    else:  # the end of rows that differ by nothing, which is another
+        assert status == gflow.Status.not_certified
+        assert distance >= 1e-3
+
+
+@pytest.mark.parametrize("method", [gflow.Dual(), gflow.Weights()])
+def test_a_target_of_zero_is_arrived_at_to_the_round_off_of_its_terms(method):
+    problem = gflow.Regression(jnp.array([[1.0, 1.0], [1.0, -1.0]]), jnp.array([2.0, 0.0]))
+    start = gflow.Diagonal((jnp.array([1e-5, 3e-5]), jnp.zeros(2)))
+    path = gflow.flow(start, problem, save=gflow.LogTimes(jnp.array([0.0, 100.0])), method=method)
+    assert path.end.status == gflow.Status.finished
+    np.testing.assert_allclose(path.end.coefficients, [1.0, 1.0], rtol=1e-8)

@@ -13,12 +13,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Scalar
+from jaxtyping import Array, Bool, Float, Scalar
 
 from ..flows import implicit
 from ..flows.clocks import log_time_at
 from ..flows.engine import Integration, integrate
 from ..flows.rows import AtTaus, Saving
+from ..flows.tail import moving
 from ..flows.weights import path_of
 from ..networks import Network
 from ..problems import Problem, Regression, SquaredLoss
@@ -26,6 +27,7 @@ from ..records import Certificate, Path, Route, Solution, Status, first_of, stat
 from .coordinates import Coordinates
 from .decoupled import Decoupled, lift
 from .newton import newton, scaled
+from .steps import held_exp
 
 NetworkT = TypeVar("NetworkT", bound=Network)
 
@@ -135,6 +137,17 @@ class DualRegression(eqx.Module):
         slope = jnp.linalg.norm(jax.jacfwd(self.outputs)(start))
         return jnp.where((size > 0) & (slope > size), size / jnp.where(slope > 0, slope, 1.0), 1.0)
 
+    def way_left(self, state: Array) -> Scalar:
+        """How far ρ is from its end, to first order, relative to the largest there is or was. Where rows all but depend
+        on each other that is far more than their residuals."""
+        at, angles = self.coordinates, self.angles(state)
+        rho, rates = at.rho(angles), held_exp((at.log_rho_slope(angles) - at.log_zeta_slope(angles)) / 2)
+        J = self.found.Z * rates
+        sizes, V = moving(J)
+        left = rates * (V @ (self.problem.discrepancy(self.found.Z @ rho) @ V / sizes / sizes) @ J)
+        largest = jnp.max(jnp.abs(rho) + jnp.abs(at.rho(at.start)))
+        return jnp.max(jnp.abs(left)) / jnp.where(largest > 0, largest, 1.0)
+
     def __call__(self, tau: Scalar, state: Array) -> Array:
         nu_dot = -self.found.modes.copies * jnp.exp(tau) * self.problem.residual(self.outputs(state))
         if self.coordinates.depth == 2:
@@ -142,6 +155,7 @@ class DualRegression(eqx.Module):
         return nu_dot @ self.found.Z * jnp.exp(-jnp.maximum(self.coordinates.log_zeta_slope(state), _FLATTEST))
 
 
+_STAYS = 1e-6  # of the largest coordinate: less than that is left of a way that is not followed further
 _FLATTEST = float(np.log(1e-6))  # of dζ/dx, beyond which a weight that has blown up just follows
 
 
@@ -152,13 +166,17 @@ def _reach(angles: Array) -> Array:
 
 
 class _Arrived(eqx.Module):
-    """Whether the residual is that of the end: beyond, round-off times t would steer the steps."""
+    """Whether every residual is that of the end, beside the terms of its own output: beyond, round-off times t would
+    steer the steps. `begun` is what those terms are at the start, with the targets."""
 
     dual: DualRegression
-    size: Scalar
+    begun: Float[Array, " n"]
+    size: float = eqx.field(static=True)
 
     def __call__(self, tau: Scalar, state: Array) -> Bool[Array, ""]:
-        return jnp.linalg.norm(self.dual.problem.discrepancy(self.dual.outputs(state))) <= self.size
+        dual, rho = self.dual, self.dual.coordinates.rho(self.dual.angles(state))
+        terms = jnp.abs(dual.found.Z) @ jnp.abs(rho) + self.begun
+        return jnp.all(jnp.abs(dual.problem.discrepancy(dual.found.Z @ rho)) <= self.size * terms)
 
 
 def rest(dtype: Any) -> float:
@@ -208,10 +226,12 @@ def flow(
         saving = AtTaus(clock(saving.taus))
     largest = float(np.log(jnp.finfo(dtype).max)) - 20.0
     last = jnp.minimum(largest, jnp.inf if last_log_time is None else clock(last_log_time))
-    sizes = jnp.linalg.norm(problem.discrepancy(jnp.zeros_like(problem.y))), jnp.linalg.norm(dual.outputs(dual.start()))
     stops: list[Any] = [] if log_loss is None else [_LossBelow(dual, log_loss)]
-    if log_loss is None or last_log_time is not None:
-        stops.append(_Arrived(dual, rest(dtype) * (sizes[0] + sizes[1])))
+    arrives = log_loss is None or last_log_time is not None
+    if arrives:
+        targets = jnp.abs(problem.discrepancy(jnp.zeros_like(problem.y)))
+        begun = jnp.abs(found.Z) @ jnp.abs(coordinates.rho(coordinates.start)) + targets
+        stops.append(_Arrived(dual, begun, rest(dtype)))
     run = integrate(
         Integration(
             field=dual,
@@ -238,6 +258,7 @@ def flow(
     # A flow that has arrived stays: it is there at all later times that were asked for.
     stays = (run.result == diffrax.RESULTS.event_occurred) & ~met
     end_tau = run.tau if last_log_time is None else jnp.where(stays, last, run.tau)
+    on_its_way = stays & ~(dual.way_left(run.state) <= _STAYS) if arrives else jnp.zeros((), bool)
     rows = run.rows.filled_up(end_tau, run.state)
     taus = jnp.where(stays, saving.taus, rows.taus) if isinstance(saving, AtTaus) else rows.taus
     networks, log_times = jax.vmap(read)(taus, rows.states)
@@ -254,6 +275,7 @@ def flow(
             status=first_of(
                 (jnp.isnan(final) | (final == jnp.inf), Status.not_finite),
                 (met, Status.converged),
+                (on_its_way, Status.not_certified),
                 otherwise=status_of(run.result),
             ),
             route=Route.dual,

@@ -113,13 +113,13 @@ class Near(Until):
 
 
 class Arrived(Until):
-    """Until ‖discrepancy‖ ≤ `size`: the flow is at rest, and is then finished."""
+    """Until every |discrepancy| ≤ its own of the `sizes`: the flow is at rest, and is then finished."""
 
-    size: Scalar
+    sizes: Float[Array, "n ..."]
     is_convergence: ClassVar[bool] = False
 
     def met(self, weights: Weights, log_time: Scalar, network: Network, problem: Problem) -> Bool[Array, ""]:
-        return discrepancy_size(problem, with_weights(network, weights)(problem.X)) <= self.size
+        return jnp.all(jnp.abs(problem.discrepancy(with_weights(network, weights)(problem.X))) <= self.sizes)
 
 
 class Given(Until):

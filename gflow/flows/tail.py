@@ -46,26 +46,34 @@ def with_errors(network: NetworkT, problem: Problem, errors: Array) -> NetworkT:
 def _moving(
     outputs: Array, backward: Callable[[Array], Any], gram: Callable[[Array], Array]
 ) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
-    """Singular values σ and left singular vectors V of J, for rows brought to unit size: (JJᵀ)⁺ = V diag(1/σ²) Vᵀ.
-    σ = ∞ where no weight moves but by round-off.
+    """What `moving` says of J.
 
-    Those of J itself tell what moves slowly, by up to 10^13 times, from what does not move, as combinations of more
-    rows than coordinates do; eigenvectors of JJᵀ mix the two. But J of many outputs, so many times as large as the
-    weights, is never in memory.
+    Singular vectors of J itself tell what moves slowly, by up to 10^13 times, from what does not move, as combinations
+    of more rows than coordinates do; eigenvectors of JJᵀ mix the two. But J of many outputs, so many times as large as
+    the weights, is never in memory.
     """
     n, identity = outputs.size, jnp.eye(outputs.size, dtype=outputs.dtype)
     if n <= MOST_OUTPUTS:
         J = jax.vmap(lambda e: ravel_pytree(backward(e.reshape(outputs.shape))[0])[0])(identity)
-        J = jax.lax.stop_gradient(J)  # any basis would do: vectors need not have derivatives where sizes are equal
-        scale = _positive(jnp.linalg.norm(J, axis=1))
-        sizes, V = jnp.linalg.svd(jnp.linalg.qr(J.T / scale, mode="r"))[1:]
-        sizes, V = jnp.pad(sizes, (0, n - sizes.size)), V.T / scale[:, None]  # fewer weights than outputs
-    else:
-        K = jax.lax.stop_gradient(gram(identity))
-        scale = _scale(K)
-        V = jnp.linalg.eigh(K / scale / scale[:, None])[1] / scale[:, None]
-        sizes = jnp.sqrt(jnp.maximum(jnp.diagonal(jax.lax.stop_gradient(gram(V))), 0.0))
-    moving = sizes > _DEPENDENT * n * jnp.finfo(sizes.dtype).eps * jnp.max(sizes)
+        return moving(J)
+    K = jax.lax.stop_gradient(gram(identity))
+    scale = _scale(K)
+    V = jnp.linalg.eigh(K / scale / scale[:, None])[1] / scale[:, None]
+    return _without_still(jnp.sqrt(jnp.maximum(jnp.diagonal(jax.lax.stop_gradient(gram(V))), 0.0)), V)
+
+
+def moving(J: Float[Array, "n N"]) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
+    """Singular values σ and left singular vectors V of J, for rows brought to unit size: (JJᵀ)⁺ = V diag(1/σ²) Vᵀ.
+    σ = ∞ where no weight moves but by round-off."""
+    J = jax.lax.stop_gradient(J)  # any basis would do: vectors need not have derivatives where sizes are equal
+    scale = _positive(jnp.linalg.norm(J, axis=1))
+    sizes, V = jnp.linalg.svd(jnp.linalg.qr(J.T / scale, mode="r"))[1:]
+    sizes = jnp.pad(sizes, (0, len(J) - sizes.size))  # fewer weights than outputs
+    return _without_still(sizes, V.T / scale[:, None])
+
+
+def _without_still(sizes: Float[Array, " n"], V: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
+    moving = sizes > _DEPENDENT * sizes.size * jnp.finfo(sizes.dtype).eps * jnp.max(sizes)
     return jnp.where(moving, sizes, jnp.inf), jnp.where(moving, V, 0.0)
 
 

@@ -15,7 +15,7 @@ from .clocks import Clock, LossClock, norm
 from .engine import Integration, Run, integrate
 from .rows import OnlyEnd, Saving
 from .stopping import Stationary, Stop, Until, is_stationary
-from .tail import tail
+from .tail import tail, way_left
 
 NetworkT = TypeVar("NetworkT", bound=Network)
 
@@ -114,6 +114,8 @@ def path_with_tail(clock: Clock, until: tuple[Until, ...], run: Run, taus: Array
     elapsed = jnp.exp(log_times) - jnp.exp(found.end.log_time)
     elapsed = jnp.clip(elapsed, 0.0, jnp.finfo(elapsed.dtype).max)  # rates of 0 times infinity would be NaN
     later = tail(found.end.network, clock.problem, elapsed)
+    # Where rows all but depend on each other outputs are at rest long before weights are, and J changes on the way.
+    near = way_left(found.end.network, clock.problem) <= _NEAR * norm(found.end.network.weights)
 
     def choose(late: Array, early: Array) -> Array:
         return jnp.where((in_tail & ~run.rows.kept).reshape(-1, *[1] * (late.ndim - 1)), late, early)
@@ -125,8 +127,12 @@ def path_with_tail(clock: Clock, until: tuple[Until, ...], run: Run, taus: Array
         network=end,
         log_loss=clock.problem.log_loss(end(clock.problem.X)),
         log_time=jnp.where(in_tail, log_times[-1], found.end.log_time),
+        status=Status.where(in_tail & ~near, Status.not_certified, found.end.status),
     )
     return path_of(networks, choose(log_times, found.log_times), clock.problem, end)
+
+
+_NEAR = 1e-4  # whose square is below the tolerance, and so is the share that rates lost to round-off have in it
 
 
 def path_of(networks: Network, log_times: Array, problem: Problem, end: Solution) -> Path:

@@ -199,7 +199,7 @@ def _units(network: Network, problem: Problem) -> Float[Array, "n ..."]:
     outputs = network(problem.X)
     size = jnp.abs(problem.discrepancy(outputs)) + jnp.abs(problem.discrepancy(jnp.zeros_like(outputs)))
     length = jnp.linalg.norm(problem.X, axis=1).reshape(-1, *[1] * (outputs.ndim - 1))
-    return length * jnp.max(jnp.where(length > 0, size / jnp.where(length > 0, length, 1.0), 0.0))
+    return jnp.maximum(size, length * jnp.max(jnp.where(length > 0, size / jnp.where(length > 0, length, 1.0), 0.0)))
 
 
 def _rows(save: Steps | LogTimes, clock: Clock) -> tuple[Any, Scalar | None]:

@@ -88,10 +88,10 @@ class Dual(eqx.Module):
 class Auto(eqx.Module):
     """`Dual` where types and shapes say that it is exact and serves the question, `Weights` elsewhere.
 
-    Dual coordinates serve networks with real `modes` of two layers or more: limits of regressions, and their
-    paths but for `until=Turning(…)` and more data points than coordinates; limit directions of classifications, and
-    their paths with rows at `Decades`. A convolution or a product of matrices may decouple on the data at hand: see
-    `gflow.orthogonal_form`.
+    Dual coordinates serve networks with real `modes` of two layers or more, as diagonal ones and convolutions of two
+    inputs: limits of regressions, and their paths but for `until=Turning(…)` and more data points than coordinates;
+    limit directions of classifications, and their paths with rows at `Decades`. Longer convolutions and products of
+    matrices may decouple on the data at hand: see `gflow.orthogonal_form`.
 
     ```python
     end = gflow.limit(start, problem, method=gflow.Auto())  # the default

@@ -1,10 +1,12 @@
 """The flow against closed forms, its invariants, and its manners in a batch."""
 
 import diffrax
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxtyping import Array
 
 import gflow
 from gflow import Status, initial
@@ -191,3 +193,18 @@ def test_a_target_of_zero_is_arrived_at_to_the_round_off_of_its_terms(method):
     path = gflow.flow(start, problem, save=gflow.LogTimes(jnp.array([0.0, 100.0])), method=method)
     assert path.end.status == gflow.Status.finished
     np.testing.assert_allclose(path.end.coefficients, [1.0, 1.0], rtol=1e-8)
+
+
+class Affine(gflow.Network):
+    weights: tuple[Array, Array] = eqx.field(converter=gflow.as_weights)
+
+    def __call__(self, X):
+        return X @ self.weights[0] + self.weights[1]
+
+
+def test_an_input_of_zero_is_at_rest_when_its_own_output_is():
+    problem = gflow.Regression(jnp.array([[0.0], [1.0]]), jnp.array([1.0, 3.0]))
+    start = Affine((jnp.zeros(1), jnp.zeros(())))
+    path = gflow.flow(start, problem, save=gflow.LogTimes(jnp.array([0.0, 60.0])))
+    assert path.end.status == gflow.Status.finished
+    np.testing.assert_allclose(jnp.append(*path.end.network.weights), [2.0, 1.0], rtol=1e-9)

@@ -189,17 +189,18 @@ def _path_of_weights(followed: Followed, options: tuple[Any, tuple[Until, ...], 
     if has_tail:
         rules = (*rules, Arrived(0.01 * jnp.sqrt(rtol) * _units(network, problem)))  # squares far below the tolerance
     run = _followed(clock, rules, method, saving, last)
-    found = path_with_tail(clock, rules, run, saving.taus) if has_tail else path(clock, rules, run)
+    found = path_with_tail(clock, rules, run, saving.taus, rtol) if has_tail else path(clock, rules, run)
     return followed.whole_path(found, given)
 
 
 def _units(network: Network, problem: Problem) -> Float[Array, "n ..."]:
-    """What outputs are relative to: in proportion to their inputs, and no less than targets and outputs at the start.
-    So rows are at rest together, however their lengths differ."""
+    """What outputs are relative to: the largest target or output at the start, for short inputs less in proportion, but
+    no less than their own. So rows are at rest together, however their lengths differ."""
     outputs = network(problem.X)
-    size = jnp.abs(problem.discrepancy(outputs)) + jnp.abs(problem.discrepancy(jnp.zeros_like(outputs)))
-    length = jnp.linalg.norm(problem.X, axis=1).reshape(-1, *[1] * (outputs.ndim - 1))
-    return jnp.maximum(size, length * jnp.max(jnp.where(length > 0, size / jnp.where(length > 0, length, 1.0), 0.0)))
+    sizes = jnp.abs(problem.discrepancy(outputs)) + jnp.abs(problem.discrepancy(jnp.zeros_like(outputs)))
+    lengths = jnp.max(jnp.abs(problem.X), axis=1).reshape(-1, *[1] * (outputs.ndim - 1))
+    slope = jnp.max(jnp.where(lengths > 0, sizes / jnp.where(lengths > 0, lengths, 1.0), 0.0))
+    return jnp.maximum(sizes, jnp.minimum(lengths * slope, jnp.max(sizes)))
 
 
 def _rows(save: Steps | LogTimes, clock: Clock) -> tuple[Any, Scalar | None]:

@@ -10,6 +10,7 @@ from jaxtyping import Array
 
 import gflow
 from gflow import Status, initial
+from gflow._flow import _units
 
 EVERY = gflow.Steps(4096)  # all steps of these paths
 
@@ -162,7 +163,7 @@ def ends(X, log_time, method):
 
 
 @pytest.mark.parametrize("method", [gflow.Dual(), gflow.Weights(max_steps=256)])
-@pytest.mark.parametrize(("graded", "is_served"), [(1.0, True), (1e-5, False)])
+@pytest.mark.parametrize(("graded", "is_served"), [(1.0, True), (1e-7, False)])
 def test_rows_are_at_rest_together_however_their_lengths_differ(graded, is_served, method):
     X = ROWS * jnp.array([1.0, 1.0, graded])[:, None]
     status, distance = ends(X, jnp.log(1e3 / graded**2), method)
@@ -193,6 +194,19 @@ def test_a_target_of_zero_is_arrived_at_to_the_round_off_of_its_terms(method):
     path = gflow.flow(start, problem, save=gflow.LogTimes(jnp.array([0.0, 100.0])), method=method)
     assert path.end.status == gflow.Status.finished
     np.testing.assert_allclose(path.end.coefficients, [1.0, 1.0], rtol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        (1e-3, [2.0, 2e-3, 1.0]),  # in proportion to its input
+        (1e-6, [2.0, 2e-3, 1.0]),  # smaller, and known to the round-off of its terms
+        (1.0, [2.0, 2.0, 1.0]),  # as large as the others, to which it does not lend its slope
+    ],
+)
+def test_what_outputs_are_relative_to(target, expected):
+    problem = gflow.Regression(jnp.diag(jnp.array([1.0, 1e-3, 0.0])), jnp.array([1.0, target, 0.5]))
+    np.testing.assert_allclose(_units(gflow.Diagonal((jnp.zeros(3),)), problem), expected, rtol=1e-12)
 
 
 class Affine(gflow.Network):

@@ -197,3 +197,16 @@ def test_sparsifying_puts_the_transform_of_the_coefficients_in_rho():
 def test_a_network_that_is_none_is_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize("L", [2, 3])
+@pytest.mark.parametrize(("d", "route"), [(1, gflow.Route.dual), (2, gflow.Route.dual), (3, gflow.Route.weights)])
+def test_convolutions_of_up_to_two_inputs_decouple_for_all_data(d, route, L):
+    network, (X, beta) = gflow.Convolutional(normals(2, *[d] * L)), normals(3, (1, d), d)
+    problem = gflow.Regression(X, X @ beta)
+    end, other = gflow.limit(network, problem), gflow.limit(network, problem, method=gflow.Weights())
+    assert end.route == route
+    assert end.converged
+    assert other.converged
+    for v, w in zip(end.network.weights, other.network.weights, strict=True):
+        np.testing.assert_allclose(v, w, rtol=0, atol=1e-8)

@@ -46,25 +46,9 @@ _FROM_STAGES = np.linalg.inv(np.vander(_C, increasing=True))  # to the coefficie
 _FROM_ZERO = np.linalg.inv(np.vander(np.append(0.0, _C), increasing=True))[:, 1:]  # that is 0 at 0, besides
 
 
-def _embedded() -> tuple[float, np.ndarray]:
-    """γ and e: hγF(θ_0) + Σ e_i z_i is the difference to a formula of order s, of weight γ at 0.
-
-    γ is A's real eigenvalue. Hairer & Wanner, Solving Ordinary Differential Equations II, section IV.8.
-    """
-    eigenvalues = np.linalg.eigvals(_A)
-    gamma = eigenvalues[np.argmin(np.abs(eigenvalues.imag))].real
-    moments = 1 / np.arange(1, STAGES + 1)
-    moments[0] -= gamma
-    weights = np.linalg.solve(np.vander(_C, increasing=True).T, moments)
-    return float(gamma), np.linalg.solve(_A.T, weights - _A[-1])
-
-
-_GAMMA, _E = _embedded()
-
-
 def _eigen() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Eigenvalues of A, γ first, without the conjugates; the matrix to their coordinates, and the one from these, whose
-    real part is meant."""
+    """Eigenvalues of A, the real one first, without the conjugates; the matrix to their coordinates, and the one from
+    these, whose real part is meant."""
     values, vectors = np.linalg.eig(_A)
     phases = np.angle(values)
     kept = np.argsort(phases)[STAGES // 2 :]
@@ -73,6 +57,21 @@ def _eigen() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 _EIGENVALUES, _TO_EIGEN, _FROM_EIGEN = _eigen()
+_GAMMA = float(_EIGENVALUES[0].real)
+
+
+def _embedded() -> np.ndarray:
+    """e: hγF(θ_0) + Σ e_i z_i is the difference to a formula of order s, of weight γ at 0.
+
+    Hairer & Wanner, Solving Ordinary Differential Equations II, section IV.8.
+    """
+    moments = 1 / np.arange(1, STAGES + 1)
+    moments[0] -= _GAMMA
+    weights = np.linalg.solve(np.vander(_C, increasing=True).T, moments)
+    return np.linalg.solve(_A.T, weights - _A[-1])
+
+
+_E = _embedded()
 
 
 class _Stages(NamedTuple):
@@ -220,10 +219,10 @@ class _Inverse(eqx.Module):
         return _Inverse(J, root, _inverses(J, h), h)
 
     def __call__(self, defects: _Stages) -> _Stages:
-        rho = self._of_eigenvectors(defects.rho / self.root - defects.z @ self.J.T)
+        rho = self._inverted(defects.rho / self.root - defects.z @ self.J.T)
         return _Stages(defects.z + self.h * _A.astype(self.h.dtype) @ rho @ self.J, -self.root * rho)
 
-    def _of_eigenvectors(self, right: Float[Array, "s m"]) -> Float[Array, "s m"]:
+    def _inverted(self, right: Float[Array, "s m"]) -> Float[Array, "s m"]:
         """(I + hA ⊗ JJᵀ)⁻¹, by the eigenvectors of A, of which one of each conjugate pair is enough."""
         dtype = self.inverses.dtype
         along = jnp.einsum("kij,kj->ki", self.inverses, jnp.asarray(_TO_EIGEN, dtype) @ right)

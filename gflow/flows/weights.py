@@ -103,7 +103,7 @@ def path(clock: Clock, until: tuple[Until, ...], run: Run) -> Path:
     return path_of(networks, log_times, clock.problem, end)
 
 
-def path_with_tail(clock: Clock, until: tuple[Until, ...], run: Run, taus: Array) -> Path:
+def path_with_tail(clock: Clock, until: tuple[Until, ...], run: Run, taus: Array, rtol: Scalar) -> Path:
     """The path with rows at τ = `taus` of a run that has stopped near the end of a regression, in its `tail`.
 
     A run that has stopped for another reason is as in `path`.
@@ -114,8 +114,9 @@ def path_with_tail(clock: Clock, until: tuple[Until, ...], run: Run, taus: Array
     elapsed = jnp.exp(log_times) - jnp.exp(found.end.log_time)
     elapsed = jnp.clip(elapsed, 0.0, jnp.finfo(elapsed.dtype).max)  # rates of 0 times infinity would be NaN
     later = tail(found.end.network, clock.problem, elapsed)
-    # Where rows all but depend on each other outputs are at rest long before weights are, and J changes on the way.
-    near = way_left(found.end.network, clock.problem) <= _NEAR * norm(found.end.network.weights)
+    # Where rows all but depend on each other outputs are at rest long before weights are. What J changes by on the way
+    # is of second order in it.
+    near = way_left(found.end.network, clock.problem) <= jnp.sqrt(rtol) * norm(found.end.network.weights)
 
     def choose(late: Array, early: Array) -> Array:
         return jnp.where((in_tail & ~run.rows.kept).reshape(-1, *[1] * (late.ndim - 1)), late, early)
@@ -130,9 +131,6 @@ def path_with_tail(clock: Clock, until: tuple[Until, ...], run: Run, taus: Array
         status=Status.where(in_tail & ~near, Status.not_certified, found.end.status),
     )
     return path_of(networks, choose(log_times, found.log_times), clock.problem, end)
-
-
-_NEAR = 1e-4  # whose square is below the tolerance, and so is the share that rates lost to round-off have in it
 
 
 def path_of(networks: Network, log_times: Array, problem: Problem, end: Solution) -> Path:

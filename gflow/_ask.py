@@ -1,7 +1,9 @@
 """What the verbs check before they start, and which method serves."""
 
+import dataclasses
 from typing import Any, TypeVar
 
+import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ from jaxtyping import Scalar
 from ._checks import is_concrete, require_precision, to_scalar
 from .dual.decoupled import decoupled
 from .dynamics import Dynamics
+from .flows.radau import MOST_OUTPUTS
 from .methods import Auto, Dual, Method, Weights
 from .networks import Network, with_weights
 from .problems import Classification, Problem, Regression
@@ -115,6 +118,17 @@ def dual_form(network: Network, problem: Problem, method: Method, *, path: bool 
             "then the dual state has no end. Pass method=gflow.Weights(), or ask gflow.limit."
         )
     return found
+
+
+def is_implicit(problem: Problem, method: Weights) -> bool:
+    """Whether weights are followed by implicit steps: a matter of types and shapes alone."""
+    # Whose loss separates into outputs, as they need it.
+    return method.solver is None and isinstance(problem, Regression) and problem.y.size <= MOST_OUTPUTS
+
+
+def explicit_attempt(method: Weights, steps: int) -> Weights:
+    """As many explicit `steps`, worth a try where those of `method` are implicit."""
+    return dataclasses.replace(method, solver=diffrax.Dopri8(), max_steps=min(steps, method.max_steps))
 
 
 def dynamics(value: Any, dtype: Any) -> Dynamics:

@@ -1,5 +1,6 @@
 """The flow dv_l/dt = −∂L/∂v_l as an exact ODE, and its path."""
 
+import dataclasses
 from functools import partial
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from .dual import regression as dual_regression
 from .dynamics import Dynamics, WeightDecay
 from .flows.clocks import Clock, GradientClock, LossClock
 from .flows.engine import Run, attempted_first
+from .flows.radau import ESTIMATED, Radau
 from .flows.rows import AtTaus, Saving, Thinned
 from .flows.smaller import Followed, on_smaller
 from .flows.stopping import Arrived, LogLoss, LogTime, Turning, Until
@@ -22,7 +24,7 @@ from .flows.weights import follow, path, path_with_tail
 from .methods import Auto, Decades, Dual, LogTimes, Method, Save, Steps, Weights
 from .networks import Network, scale
 from .problems import Classification, Problem, Regression, SquaredLoss, require_fit
-from .records import Path
+from .records import Path, Status
 
 NetworkT = TypeVar("NetworkT", bound=Network)
 
@@ -87,7 +89,7 @@ def flow(
     if dual is not None:
         return _of_dual(network, problem, log_alpha, save, rules, dual)
     weights = method if isinstance(method, Weights) else Weights()
-    return _by_weights(_ask.scaled(network, log_alpha), problem, save, rules, weights)
+    return _of_weights(_ask.scaled(network, log_alpha), problem, save, rules, weights)
 
 
 def _with_dynamics(
@@ -164,13 +166,34 @@ def _saving(save: Steps | LogTimes) -> Saving:
     return Thinned(save.rows) if isinstance(save, Steps) else AtTaus(save.log_times)
 
 
+def _of_weights(
+    network: NetworkT, problem: Problem, save: Any, rules: tuple[Until, ...], method: Weights
+) -> Path[NetworkT]:
+    """By explicit steps where so many of them arrive; else by those of `method`."""
+    if method.adjoint is not None or not _ask.is_implicit(problem, method):
+        return _by_weights(network, problem, save, rules, method)
+
+    def by(method: Weights, what: tuple[NetworkT, Problem, Any, tuple[Until, ...]]) -> Path[NetworkT]:
+        return _by_weights(*what, method)
+
+    return attempted_first(
+        partial(by, _ask.explicit_attempt(method, _EXPLICIT)),
+        partial(by, method),
+        (network, problem, save, rules),
+        is_good=lambda path: (path.status != Status.step_limit) & (path.status != Status.not_certified),
+    )
+
+
+_EXPLICIT = 512  # steps, about as dear as the implicit ones of a whole path; ordinary flows take 30 to 300
+
+
 @eqx.filter_jit
 @eqx.debug.assert_max_traces(max_traces=None)
 def _by_weights(
     network: NetworkT, problem: Problem, save: Any, rules: tuple[Until, ...], method: Weights
 ) -> Path[NetworkT]:
     require_fit(network, problem)
-    return on_smaller(_path_of_weights, network, problem, (save, rules, method), method.adjoint)
+    return on_smaller(_path_of_weights, network, problem, (save, rules, method), method.adjoint, rows=True)
 
 
 def _path_of_weights(followed: Followed, options: tuple[Any, tuple[Until, ...], Weights]) -> Path:
@@ -186,11 +209,21 @@ def _path_of_weights(followed: Followed, options: tuple[Any, tuple[Until, ...], 
     saving, last = _rows(save, clock)
     rtol = _rtol(method, dtype)
     has_tail = timed and isinstance(problem, Regression) and isinstance(problem.loss, SquaredLoss)
+    implicit = _ask.is_implicit(problem, method)
     if has_tail:
-        rules = (*rules, Arrived(0.01 * jnp.sqrt(rtol) * _units(network, problem)))  # squares far below the tolerance
+        sizes = 0.01 * jnp.sqrt(rtol) * _units(network, problem)  # of squares far below the tolerance
+        rules = (*rules, Arrived(sizes, jnp.sqrt(rtol) if implicit else None))
+    if implicit:
+        finest = _interpolated(rtol)
+        method = dataclasses.replace(method, rtol=finest, solver=Radau(finest, clock.unit()))
     run = _followed(clock, rules, method, saving, last)
     found = path_with_tail(clock, rules, run, saving.taus, rtol) if has_tail else path(clock, rules, run)
     return followed.whole_path(found, given)
+
+
+def _interpolated(rtol: Scalar) -> Scalar:
+    """The tolerance of implicit steps for which states between them, of the order of the estimate, are good to rtol."""
+    return jnp.maximum(rtol ** (1 / ESTIMATED), jnp.minimum(rtol, 1e4 * jnp.finfo(rtol.dtype).eps))
 
 
 def _units(network: Network, problem: Problem) -> Float[Array, "n ..."]:

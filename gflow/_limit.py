@@ -11,7 +11,7 @@ from jaxtyping import Scalar
 from . import _ask
 from ._checks import all_concrete, is_concrete, require_precision, to_scalar
 from ._limit_direction import direction_of_weights
-from ._limit_point import explicit_attempt, is_implicit, point_of_weights
+from ._limit_point import point_of_weights
 from .dual import classification as dual_classification
 from .dual import decayed, other_flows
 from .dual import regression as dual_regression
@@ -194,18 +194,23 @@ def _decoupled(network: Network, problem: Problem) -> Any:
 
 def _of_weights(network: NetworkT, problem: Problem, tolerance: Scalar, method: Weights) -> Solution[NetworkT]:
     """By explicit steps where a few of them prove their end; else by those of `method`."""
-    if method.adjoint is not None or not is_implicit(problem, method):
+    if method.adjoint is not None or not _ask.is_implicit(problem, method):
         return _by_weights(network, problem, tolerance, method)
 
     def by(method: Weights, what: tuple[NetworkT, Problem, Scalar]) -> Solution[NetworkT]:
         return _by_weights(*what, method)
 
     return attempted_first(
-        partial(by, explicit_attempt(method)),
+        partial(by, _ask.explicit_attempt(method, _FEW)),
         partial(by, method),
         (network, problem, tolerance),
         is_good=lambda end: end.converged,
     )
+
+
+# Explicit steps to a stop. Ordinary flows take 20 to 120; the implicit ones are some 40, each of which costs as much as
+# 5 to 10.
+_FEW = 128
 
 
 def _weights(method: Method) -> Weights:

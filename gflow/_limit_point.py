@@ -4,16 +4,16 @@ import dataclasses
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Scalar
 
+from . import _ask
 from ._order import after
 from .flows.clocks import GradientClock, norm
-from .flows.radau import MOST_OUTPUTS, Radau
+from .flows.radau import Radau
 from .flows.smaller import Followed
 from .flows.stopping import Fitted, Given, Near, discrepancy_size
 from .flows.tail import minimum_norm_correction, with_errors
@@ -23,7 +23,7 @@ from .invariants import balances
 from .measures import distance
 from .methods import Weights
 from .networks import LinearNetwork, Network
-from .problems import Problem, Regression
+from .problems import Problem
 from .records import Certificate, Solution, Status
 
 T = TypeVar("T")
@@ -129,7 +129,7 @@ def _rtol(tolerance: Scalar, problem: Problem, method: Weights) -> Scalar:
     if method.rtol is not None:
         return method.rtol.astype(tolerance.dtype)
     # Corrections of the stages end at a tenth of rtol, which must stay far above the round-off of weights.
-    finest = 1e4 * jnp.finfo(tolerance.dtype).eps if is_implicit(problem, method) else jnp.inf
+    finest = 1e4 * jnp.finfo(tolerance.dtype).eps if _ask.is_implicit(problem, method) else jnp.inf
     return jnp.minimum(0.1 * tolerance, jnp.maximum(0.01 * tolerance, finest))
 
 
@@ -137,26 +137,11 @@ def _fixed(tree: T) -> T:
     return jax.tree.map(lambda v: jax.lax.stop_gradient(v) if eqx.is_array(v) else v, tree)
 
 
-def is_implicit(problem: Problem, method: Weights) -> bool:
-    """Whether the flow is followed by implicit steps: a matter of types and shapes alone."""
-    # Whose loss separates into outputs, as they need it.
-    return method.solver is None and isinstance(problem, Regression) and problem.y.size <= MOST_OUTPUTS
-
-
-def explicit_attempt(method: Weights) -> Weights:
-    """As many explicit steps as are worth a try where those of `method` are implicit."""
-    return dataclasses.replace(method, solver=diffrax.Dopri8(), max_steps=min(_ATTEMPT, method.max_steps))
-
-
 # Of `_fall_together`, measured on some 600 limits: right ones of ordinary scales differ by up to 6e3 rtol beyond what
 # the rule may have missed, those that both trajectories had wrong by 1.5e5 and more, half of them by 1e8.
 _TIMED = 1e4
 # Right ones with stiff steps differ by up to 1.2 times what it may have missed; of wrong ones that is below 1e-9.
 _MISSED = 10.0
-
-
-# To a stop. Ordinary flows take 20 to 120; the implicit ones are some 40, each of which costs as much as 5 to 10.
-_ATTEMPT = 128
 
 
 def _trajectories(followed: Followed, sizes: _Sizes, tolerance: Scalar, rtol: Scalar, method: Weights) -> _Trajectories:
@@ -167,7 +152,7 @@ def _trajectories(followed: Followed, sizes: _Sizes, tolerance: Scalar, rtol: Sc
     # these decide where it goes; then so do rates that differ by as little, and the two trajectories part.
     uneven = 0.3 * jnp.array([rtol, 0.0])
     shaken = jnp.finfo(dtype).eps * jnp.array([4.0, 0.0], dtype)  # α times weights is rounded, and may all but cancel
-    implicit = is_implicit(problem, method)
+    implicit = _ask.is_implicit(problem, method)
 
     def trajectory(lost: Array, steps: tuple[Scalar, Array, Scalar, Scalar]) -> tuple[Array, _Stop]:
         rtol, fractions, uneven, shaken = steps

@@ -300,7 +300,8 @@ class Path(eqx.Module, Generic[NetworkT]):
         return _lane(self, self.end.log_loss, lane)
 
     def __repr__(self) -> str:
-        return f"<Path of {type(self.network).__name__}, {self.log_losses.shape[-1]} rows, {_summary(self.end)}>"
+        rows = f"{self.log_losses.shape[-1]} rows, " if eqx.is_array(self.log_losses) else ""
+        return f"<Path of {type(self.network).__name__}, {rows}{_summary(self.end)}>"
 
 
 def under_lanes(function: Callable, lanes: int) -> Callable:
@@ -365,7 +366,7 @@ def _counts(status: Status) -> dict[str, int]:
 
 
 def _summary(end: Solution) -> str:
-    if not is_concrete(end.log_loss):
+    if not eqx.is_array(end.log_loss) or not is_concrete(end.log_loss):  # JAX's messages print records of anything
         return "traced"
     lanes = "" if end.log_loss.ndim == 0 else f"{' × '.join(map(str, end.log_loss.shape))} lanes: "
     counted = ", ".join(f"{count} {name}" if lanes else name for name, count in end.counts().items())

@@ -350,6 +350,30 @@ def test_derivatives_of_all_weights_agree_with_central_differences(last):
     assert float(numeric(ends, arguments, towards)) == pytest.approx(float(exact), rel=1e-6)
 
 
+def of_path(weights, method=gflow.Weights()):  # noqa: B008 (frozen)
+    path = gflow.flow(
+        gflow.FullyConnected(weights), gflow.Regression(X, Y), save=gflow.Times([0.1, 1.0]), method=method
+    )
+    return jnp.sum(jnp.sin(path.coefficients))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [6, 9], ids=["not worth narrowing", "narrowed"])
+def test_derivatives_of_a_path_follow_all_hidden_units(width):
+    weights = normals(3, (D, width), width)
+    in_full = gflow.Weights(adjoint=diffrax.RecursiveCheckpointAdjoint())
+    towards = jax.tree.map(jnp.cos, weights)
+    gradient = jax.grad(of_path)(weights, in_full)
+    exact = sum(jnp.sum(g * d) for g, d in zip(gradient, towards, strict=True))
+    assert float(numeric(of_path, (weights,), (towards,))) == pytest.approx(float(exact), rel=1e-6)
+    if width == 6:
+        by_default = jax.grad(of_path)(weights)
+        assert all(jnp.abs(v - w).max() < 1e-6 for v, w in zip(by_default, gradient, strict=True))
+    else:
+        with pytest.raises(ValueError, match=r"adjoint=diffrax.RecursiveCheckpointAdjoint\(\)"):
+            jax.grad(of_path)(weights)
+
+
 @pytest.mark.slow
 def test_forward_derivatives_by_a_named_adjoint_are_those_of_reverse_mode():
     arguments = (X[:, :6], Y, jnp.asarray(-0.4), normals(3, (6, 9), 9))

@@ -110,11 +110,22 @@ def _log_loss(problem: Regression, outputs: Array, log_unit: Scalar) -> Scalar:
 
 
 class DualRegression(eqx.Module):
-    """The flow in the clock u = log(1 + t̂), t = e^log_unit t̂. The state is ν for two layers, the angles for more."""
+    """The flow in the clock u = log(1 + t̂), t = e^log_unit t̂.
+
+    The state is the angles, or for two layers Tν with Z = TᵀQ, the angles' displacement in an orthonormal basis Q: what
+    a change of it means does not depend on how long rows are or how alike. Any constant T would do.
+    """
 
     coordinates: Coordinates
     found: Decoupled
     problem: Problem
+    T: Float[Array, "n n"]
+    Q: Float[Array, "n m"]
+
+    @staticmethod
+    def of(coordinates: Coordinates, found: Decoupled, problem: Problem) -> "DualRegression":
+        T = jax.lax.stop_gradient(_triangle(found.Z))
+        return DualRegression(coordinates, found, problem, T, jax.scipy.linalg.solve_triangular(T, found.Z, trans=1))
 
     @property
     def log_unit(self) -> Scalar:
@@ -124,7 +135,7 @@ class DualRegression(eqx.Module):
         return jnp.zeros_like(self.problem.y) if self.coordinates.depth == 2 else self.coordinates.start
 
     def angles(self, state: Array) -> Array:
-        return self.coordinates.start + state @ self.found.Z if self.coordinates.depth == 2 else state
+        return self.coordinates.start + state @ self.Q if self.coordinates.depth == 2 else state
 
     def outputs(self, state: Array) -> Array:
         return self.found.Z @ self.coordinates.rho(self.angles(state))
@@ -151,8 +162,18 @@ class DualRegression(eqx.Module):
     def __call__(self, tau: Scalar, state: Array) -> Array:
         nu_dot = -self.found.modes.copies * jnp.exp(tau) * self.problem.residual(self.outputs(state))
         if self.coordinates.depth == 2:
-            return nu_dot
+            return self.T @ nu_dot
         return nu_dot @ self.found.Z * jnp.exp(-jnp.maximum(self.coordinates.log_zeta_slope(state), _FLATTEST))
+
+
+def _triangle(Z: Float[Array, "n m"]) -> Float[Array, "n n"]:
+    """T of Zᵀ = QᵀT; rows that depend on those before them have a 1 for the round-off that is left of them."""
+    size = jnp.linalg.norm(Z, axis=1)
+    size = jnp.where(size > 0, size, 1.0)
+    T = jnp.linalg.qr(Z.T / size, mode="r")
+    diagonal = jnp.diagonal(T)
+    dependent = jnp.abs(diagonal) < 100 * len(Z) * jnp.finfo(Z.dtype).eps
+    return size * (T + jnp.diag(jnp.where(dependent, 1.0 - diagonal, 0.0)))
 
 
 _STAYS = 1e-6  # of the largest coordinate: less than that is left of a way that is not followed further
@@ -166,17 +187,28 @@ def _reach(angles: Array) -> Array:
 
 
 class _Arrived(eqx.Module):
-    """Whether every residual is that of the end, beside the terms of its own output: beyond, round-off times t would
-    steer the steps. `begun` is what those terms are at the start, with the targets."""
+    """Whether every residual is that of the end: beyond, round-off times t would steer the steps.
+
+    Residuals are those of the orthonormal rows of `Q`, in which rows that are all but alike have different ones, and
+    are at rest beside their own terms, or the round-off that is in them.
+    """
 
     dual: DualRegression
-    begun: Float[Array, " n"]
     size: float = eqx.field(static=True)
 
     def __call__(self, tau: Scalar, state: Array) -> Bool[Array, ""]:
-        dual, rho = self.dual, self.dual.coordinates.rho(self.dual.angles(state))
-        terms = jnp.abs(dual.found.Z) @ jnp.abs(rho) + self.begun
-        return jnp.all(jnp.abs(dual.problem.discrepancy(dual.found.Z @ rho)) <= self.size * terms)
+        dual, at = self.dual, self.dual.coordinates
+        rho, begun = at.rho(dual.angles(state)), at.rho(at.start)
+        inverse = jax.scipy.linalg.solve_triangular(dual.T, jnp.eye(len(dual.T), dtype=rho.dtype), trans=1)
+        off = inverse @ dual.problem.discrepancy(dual.found.Z @ rho)
+        both = jnp.abs(rho) + jnp.abs(begun)
+        rounded = jnp.abs(inverse) @ (jnp.abs(dual.found.Z) @ both + _targets(dual.problem))
+        allowed = self.size * (jnp.abs(dual.Q) @ both) + 100 * jnp.finfo(rho.dtype).eps * rounded
+        return jnp.all(jnp.abs(off) <= allowed)
+
+
+def _targets(problem: Problem) -> Array:
+    return jnp.abs(problem.discrepancy(jnp.zeros_like(problem.y)))
 
 
 def rest(dtype: Any) -> float:
@@ -217,7 +249,7 @@ def flow(
     """
     dtype = found.Z.dtype
     coordinates = Coordinates.of(found.eta, log_alpha)
-    dual = DualRegression(coordinates, found, problem)
+    dual = DualRegression.of(coordinates, found, problem)
 
     def clock(log_time: Array) -> Array:
         return jax.nn.softplus(jnp.asarray(log_time, dtype) - dual.log_unit)
@@ -229,9 +261,7 @@ def flow(
     stops: list[Any] = [] if log_loss is None else [_LossBelow(dual, log_loss)]
     arrives = log_loss is None or last_log_time is not None
     if arrives:
-        targets = jnp.abs(problem.discrepancy(jnp.zeros_like(problem.y)))
-        begun = jnp.abs(found.Z) @ jnp.abs(coordinates.rho(coordinates.start)) + targets
-        stops.append(_Arrived(dual, begun, rest(dtype)))
+        stops.append(_Arrived(dual, rest(dtype)))
     run = integrate(
         Integration(
             field=dual,

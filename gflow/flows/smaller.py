@@ -95,12 +95,15 @@ def on_smaller(
     problem: Problem,
     options: Any,
     adjoint: diffrax.AbstractAdjoint | None,
+    *,
+    rows: bool = False,
 ) -> Any:
     """core(followed, options) for the smallest network that is known to flow as the given one. A matter of types and
     shapes alone.
 
     A basis that depends on the weights has no derivatives where they are zero or dependent. So where derivatives are
-    asked for, by `jax.grad` or an `adjoint`, the hidden layers are integrated as wide as they are.
+    asked for, by `jax.grad` or an `adjoint`, the hidden layers are integrated as wide as they are. If the core keeps
+    `rows` of what it integrates, those are of another shape; so a path is narrowed only where that is worth it.
     """
 
     def fewer_inputs(what: tuple[Network, Problem, Any]) -> Any:
@@ -112,10 +115,27 @@ def on_smaller(
         return core(_narrowed(_with_fewer_inputs(network, problem)), options)
 
     what = (network, problem, options)
-    narrower = eqx.filter_eval_shape(lambda *what: _with_fewer_inputs(*what).network.narrowed(), network, problem)
-    if adjoint is not None or narrower is None:
+    wide, narrower = eqx.filter_eval_shape(_both, network, problem)
+    if adjoint is not None or narrower is None or (rows and 2 * _size(narrower.network) > _size(wide)):
         return fewer_inputs(what)
-    return with_derivatives_of(fewer_inputs, narrow)(what)
+    return with_derivatives_of(_refused if rows else fewer_inputs, narrow)(what)
+
+
+def _both(network: Network, problem: Problem) -> tuple[Network, Reduced | None]:
+    wide = _with_fewer_inputs(network, problem).network
+    return wide, wide.narrowed()
+
+
+def _size(network: Network) -> int:
+    return sum(v.size for v in network.weights)
+
+
+def _refused(what: Any) -> Any:
+    raise ValueError(
+        "This path is followed with fewer hidden units than its network has, in a basis without derivatives. Pass "
+        "method=gflow.Weights(adjoint=diffrax.RecursiveCheckpointAdjoint()), which follows all of them, or "
+        "differentiate gflow.limit."
+    )
 
 
 def _with_fewer_inputs(network: Network, problem: Problem) -> Followed:

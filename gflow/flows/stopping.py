@@ -113,13 +113,17 @@ class Near(Until):
 
 
 class Arrived(Until):
-    """Until every |discrepancy| ≤ its own of the `sizes`: the flow is at rest, and is then finished."""
+    """Until every |discrepancy| ≤ its own of the `sizes` and, where a `way` is given, no more of it is left, in units
+    of ‖Θ‖: the flow is at rest, and is then finished."""
 
     sizes: Float[Array, "n ..."]
+    way: Scalar | None = None
     is_convergence: ClassVar[bool] = False
 
     def met(self, weights: Weights, log_time: Scalar, network: Network, problem: Problem) -> Bool[Array, ""]:
-        return jnp.all(jnp.abs(problem.discrepancy(with_weights(network, weights)(problem.X))) <= self.sizes)
+        at = with_weights(network, weights)
+        fitted = jnp.all(jnp.abs(problem.discrepancy(at(problem.X))) <= self.sizes)
+        return fitted if self.way is None else fitted & (way_left(at, problem) <= self.way * norm(weights))
 
 
 class Given(Until):

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Scalar
+from jaxtyping import Array, Bool, Float, Scalar
 
 from ..networks import Network, with_weights
 from ..problems import Problem
@@ -52,11 +52,9 @@ def _moving(
     of more rows than coordinates do; eigenvectors of JJᵀ mix the two. But J of many outputs, so many times as large as
     the weights, is never in memory.
     """
-    n, identity = outputs.size, jnp.eye(outputs.size, dtype=outputs.dtype)
-    if n <= MOST_OUTPUTS:
-        J = jax.vmap(lambda e: ravel_pytree(backward(e.reshape(outputs.shape))[0])[0])(identity)
-        return moving(J)
-    K = jax.lax.stop_gradient(gram(identity))
+    if outputs.size <= MOST_OUTPUTS:
+        return moving(_jacobian(outputs, backward))
+    K = jax.lax.stop_gradient(gram(jnp.eye(outputs.size, dtype=outputs.dtype)))
     scale = _scale(K)
     V = jnp.linalg.eigh(K / scale / scale[:, None])[1] / scale[:, None]
     return _without_still(jnp.sqrt(jnp.maximum(jnp.diagonal(jax.lax.stop_gradient(gram(V))), 0.0)), V)
@@ -72,9 +70,18 @@ def moving(J: Float[Array, "n N"]) -> tuple[Float[Array, " n"], Float[Array, "n 
     return _without_still(sizes, V.T / scale[:, None])
 
 
+def _jacobian(outputs: Array, backward: Callable[[Array], Any]) -> Float[Array, "n N"]:
+    identity = jnp.eye(outputs.size, dtype=outputs.dtype)
+    return jax.vmap(lambda e: ravel_pytree(backward(e.reshape(outputs.shape))[0])[0])(identity)
+
+
 def _without_still(sizes: Float[Array, " n"], V: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
-    moving = sizes > _DEPENDENT * sizes.size * jnp.finfo(sizes.dtype).eps * jnp.max(sizes)
+    moving = _is_moving(sizes)
     return jnp.where(moving, sizes, jnp.inf), jnp.where(moving, V, 0.0)
+
+
+def _is_moving(sizes: Float[Array, " n"]) -> Bool[Array, " n"]:
+    return sizes > _DEPENDENT * sizes.size * jnp.finfo(sizes.dtype).eps * jnp.max(sizes)
 
 
 _DEPENDENT = 100.0  # round-off, by which combinations of rows move, that no weight moves
@@ -87,8 +94,7 @@ def tail(network: NetworkT, problem: Problem, elapsed: Float[Array, " T"]) -> Ne
     The result has a leading axis of length T.
     """
     outputs, backward, gram = _linearised(network, problem)
-    rates, vectors = jnp.linalg.eigh(gram(jnp.eye(outputs.size, dtype=outputs.dtype)))
-    rates = jnp.maximum(rates, 0.0)
+    rates, vectors = _rates(outputs, backward, gram)
     along = vectors.T @ problem.discrepancy(outputs).ravel()
 
     def at(s: Array) -> NetworkT:
@@ -98,6 +104,20 @@ def tail(network: NetworkT, problem: Problem, elapsed: Float[Array, " T"]) -> Ne
         return _moved(network, backward(vectors @ (gone * along).reshape(outputs.shape))[0])
 
     return jax.vmap(at)(elapsed)
+
+
+def _rates(
+    outputs: Array, backward: Callable[[Array], Any], gram: Callable[[Array], Array]
+) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
+    """Eigenvalues and eigenvectors of JJᵀ, by the singular values of J as in `_moving`: so rates keep their digits that
+    are below the round-off of the largest."""
+    if outputs.size > MOST_OUTPUTS:
+        rates, vectors = jnp.linalg.eigh(gram(jnp.eye(outputs.size, dtype=outputs.dtype)))
+        return jnp.maximum(rates, 0.0), vectors
+    J = _jacobian(outputs, backward)
+    vectors, sizes, _ = jnp.linalg.svd(J, full_matrices=len(J) > J.shape[1])
+    sizes = jnp.pad(sizes, (0, len(J) - sizes.size))
+    return jnp.where(_is_moving(sizes), sizes, 0.0) ** 2, vectors
 
 
 def _correct(network: NetworkT, problem: Problem) -> NetworkT:

@@ -92,6 +92,7 @@ def dual_form(network: Network, problem: Problem, method: Method, *, path: bool 
     """The `Decoupled` form to be followed, or None where weights are. A matter of types and shapes alone.
 
     More data points than coordinates have a limit like others, but the dual state of a path to it runs to infinity.
+    The limit of a regression is followed in modes that hold on its data alone, too.
 
     **Raises** ValueError where `Dual` is asked for and is not exact.
     """
@@ -101,7 +102,9 @@ def dual_form(network: Network, problem: Problem, method: Method, *, path: bool 
         require_precision("rtol", method.rtol, jnp.result_type(*network.weights))
     if isinstance(method, Weights):
         return None
-    found = decoupled(network, problem) if isinstance(problem, Regression | Classification) else None
+    found = None
+    if isinstance(problem, Regression | Classification):
+        found = decoupled(network, problem, on_data=not path and isinstance(problem, Regression))
     many = path and found is not None and isinstance(problem, Regression) and found.Z.shape[0] > found.Z.shape[1]
     if isinstance(method, Auto):
         return None if many else found

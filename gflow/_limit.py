@@ -143,7 +143,7 @@ def _require_discrepancy(network: Network, problem: Problem) -> None:
 
 
 def _check_dynamics(network: Network, problem: Problem, dynamics: Any, method: Method) -> None:
-    found = _ask.dual_form(network, problem, method)
+    found = None if isinstance(method, Weights) else decoupled(network, problem)
     if found is None or not isinstance(problem, Regression):
         raise ValueError(
             f"The limit of {type(dynamics).__name__} is known in dual coordinates: it needs a Regression, a network "

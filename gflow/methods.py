@@ -35,12 +35,13 @@ class Weights(eqx.Module):
       tolerance, and a hundredth for implicit steps in float64.
     - `solver`: any diffrax solver. By default the explicit `Dopri8` in the time clock and an implicit `Kvaerno5`
       in a clock of the log-loss, which is stiff: margins of support vectors are pinned to each other. The limit of a
-      regression with at most 128 outputs is tried with 128 explicit steps to a stop; where these prove nothing, it is
-      followed by an implicit method of order 13, Radau IIA, whose steps are as large on ill-conditioned data and whose
-      equations are as many as outputs.
+      regression with at most 128 outputs is tried with 128 explicit steps to a stop, and a path with 512; where these
+      prove nothing or do not arrive, it is followed by an implicit method of order 13, Radau IIA, whose steps are as
+      large on ill-conditioned data and whose equations are as many as outputs.
     - `max_steps`: after so many the status is `step limit`.
     - `adjoint`: how derivatives go through the flow. By default a call builds nothing for them, and `jax.grad`
-      integrates again with checkpoints; for `jax.jvp` and `jax.jacfwd` pass `diffrax.ForwardMode()`.
+      integrates again with checkpoints; for `jax.jvp` and `jax.jacfwd` pass `diffrax.ForwardMode()`, and for paths of
+      hidden layers that are narrowed to half of the weights `diffrax.RecursiveCheckpointAdjoint()`.
 
     ```python
     end = gflow.limit(network, problem, method=gflow.Weights(max_steps=4096))
@@ -58,7 +59,8 @@ class Weights(eqx.Module):
 
 
 class Dual(eqx.Module):
-    """The same flow in dual coordinates, n unknowns, for networks with real `modes` and two layers or more.
+    """The same flow in dual coordinates, n unknowns, for networks with real `modes` and two layers or more, and for the
+    limit of two fully-connected layers on one data point.
 
     Every start is served exactly: one layer smallest, at zero, or several tied for smallest, which keep their signs.
 

@@ -14,33 +14,48 @@ NetworkT = TypeVar("NetworkT", bound=Network)
 
 
 class Decoupled(NamedTuple):
-    """Outputs Zρ with Z = X Sᵀ and ρ = Π_l η_l, over the reals; `eta` is the start's."""
+    """Outputs Zρ with Z = X Sᵀ and ρ = Π_l η_l, over the reals; `eta` is the start's.
+
+    `X`: the inputs on which the `modes` hold; None where they do on all.
+    """
 
     Z: Float[Array, "n m"]
     eta: Float[Array, "L m"]
     modes: Modes
+    X: Float[Array, "n d"] | None = None
 
 
-def decoupled(network: Network, problem: Problem) -> Decoupled | None:
-    """The decoupled form of a network with real `modes` and two layers or more; None for others.
+def decoupled(network: Network, problem: Problem, *, on_data: bool = False) -> Decoupled | None:
+    """The decoupled form of a network with real `modes`, or such `on_data`, and two layers or more; None for others.
 
     It is a matter of types and shapes alone.
     """
-    kind = eqx.filter_eval_shape(lambda network: network.modes(), network)  # complex S of long filters fill the memory
+    X = problem.X if on_data and eqx.filter_eval_shape(_modes, network, None) is None else None
+    kind = eqx.filter_eval_shape(_modes, network, X)  # complex S of long filters fill the memory
     if kind is None or not kind.is_real or len(kind.eta) < 2:
         return None
-    modes: Any = network.modes()
-    return Decoupled(modes.inputs(problem.X), jnp.stack(modes.eta), modes)
+    modes = _modes(network, X)
+    return Decoupled(modes.inputs(problem.X), jnp.stack(modes.eta), modes, X)
 
 
-def lift(network: NetworkT, eta: Float[Array, "L m"], log_alpha: Scalar, log_unit: float | Scalar = 0.0) -> NetworkT:
-    """The network whose modes are e^log_unit `eta`, all of it in units of e^log_unit.
+def _modes(network: Network, X: Array | None) -> Any:
+    return network.modes() if X is None else network.modes_on(X)
+
+
+def lift(
+    network: NetworkT,
+    eta: Float[Array, "L m"],
+    log_alpha: Scalar,
+    log_unit: float | Scalar = 0.0,
+    X: Float[Array, "n d"] | None = None,
+) -> NetworkT:
+    """The network whose modes, on all inputs or on `X`, are e^log_unit `eta`, all of it in units of e^log_unit.
 
     The part of its weights outside the column spaces of the U_l stays what e^log_alpha times `network` has.
     """
 
     def modes_of(weights: tuple[Array, ...]) -> Any:
-        return with_weights(network, weights).modes()
+        return _modes(with_weights(network, weights), X)
 
     def eta_of(weights: tuple[Array, ...]) -> Array:
         return jnp.stack(modes_of(weights).eta)

@@ -63,7 +63,7 @@ def limit(
     eta = eta * jnp.exp(log_eta - log_unit)
     if not elsewhere:  # what no row sees is exactly what it was
         eta = jnp.where(jnp.any(found.Z != 0, axis=0), eta, found.eta * jnp.exp(log_alpha - log_unit))
-    last = lift(network, eta, log_alpha, log_unit)
+    last: Any = lift(network, eta, log_alpha, log_unit, found.X)
 
     # What is returned must fit by its own outputs, row by row: coordinates that are not the network's prove nothing.
     outputs, beta = last(problem.X), found.modes.coefficients(coordinates.rho(end.angles))
@@ -75,8 +75,10 @@ def limit(
     sizes = sizes + jnp.abs(end.fitted)
     off = jnp.abs(scaled(outputs, L * log_unit - log_u) - end.fitted) / jnp.where(sizes > 0, sizes, 1.0)
     residual = jnp.max(jnp.where(off == 0, 0.0, off))
-    unit = jnp.linalg.norm(beta) + jnp.where(fits_nothing, jnp.linalg.norm(start), 0.0)
     bound = jnp.linalg.norm(found.modes.bound(end.errors))
+    if found.X is not None:
+        beta, bound = scaled(last.coefficients(), L * log_unit - log_u), bound + _beside(last, eta, end.errors)
+    unit = jnp.linalg.norm(beta) + jnp.where(fits_nothing, jnp.linalg.norm(start), 0.0)
     error = jnp.where(bound == 0, 0.0, bound / unit)
     proved = (error <= tolerance) & (jnp.maximum(residual, end.residual) <= tolerance)
     fits = end.misfit <= tolerance
@@ -100,6 +102,14 @@ def limit(
         steps=end.iterations,
         rejected_steps=jnp.zeros_like(end.iterations),
     )
+
+
+def _beside(network: Network, eta: Array, errors: Array) -> Scalar:
+    """A bound on what β has besides modes of two layers, where ρ has `errors`: ‖Θ‖ of the weights outside the modes,
+    which are at rest, times ‖δη_2‖ ≤ ‖δρ / √(η_1² + η_2²)‖, since η_1² − η_2² is conserved."""
+    outside = sum(jnp.sum(v**2) for v in network.weights) - jnp.sum(eta**2)
+    size = jnp.hypot(*eta)
+    return jnp.sqrt(jnp.maximum(outside, 0.0)) * jnp.linalg.norm(errors / jnp.where(size > 0, size, 1.0))
 
 
 def _log_loss(problem: Regression, outputs: Array, log_unit: Scalar) -> Scalar:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._checks import as_weights, shapes
-from .network import LinearTensorNetwork, Reduced
+from .network import LinearTensorNetwork, Modes, Reduced
 from .reductions import narrowed_chain, row_basis
 
 
@@ -40,6 +40,15 @@ class FullyConnected(LinearTensorNetwork):
     def layers(self) -> tuple[Float[Array, "_a _b"], ...]:
         *matrices, last = self.weights
         return (*matrices, last[:, None])
+
+    def modes_on(self, X: Float[Array, "n d"]) -> Modes | None:
+        """Of two layers on one data point x: each hidden unit is a mode, Sᵀ = (x̂, …, x̂) with the unit vector x̂."""
+        if len(self.weights) != 2 or len(X) != 1:
+            return None
+        W, w = self.weights
+        Q = row_basis(X)
+        unit = jnp.ones(1, w.dtype) if Q is None else Q[:, 0]
+        return Modes(jnp.broadcast_to(unit, W.T.shape), (unit @ W, w))
 
     def reduced(self, X: Float[Array, "n d"]) -> Reduced | None:
         """Ẇ_1 = −Xᵀ(…): the first layer moves inside the span Q of the rows of X alone, so QᵀW_1 on the inputs XQ flows

@@ -108,6 +108,11 @@ class Network(eqx.Module):
         """The basis in which the coordinates decouple for all data (Assumption 1), real or complex; None if unknown."""
         return None
 
+    def modes_on(self, X: Float[Array, "n d"]) -> Modes | None:
+        """Modes that hold on the inputs X: Xβ = XSᵀρ. What β has besides must be linear in the last layer alone, by a
+        map no larger than the weights that no U_l has. By default those of all data; a matter of shapes alone."""
+        return self.modes()
+
     def layers(self) -> tuple[Float[Array, "_a _b"], ...] | None:
         """Matrices W_1, …, W_L, the weights of each layer, whose product W_1 ⋯ W_L is β in row order; None if
         unknown."""

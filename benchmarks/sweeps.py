@@ -121,9 +121,11 @@ def by_scipy(network, problem):
 
 
 def rates(lanes=99_990):
-    """Limits and paths of the toy per second; plain diffrax on a thousand of them, SciPy on thirty."""
+    """Limits and paths of the toy per second, of each network and of all three in one sweep; plain diffrax on some
+    thousand lanes of each, SciPy on thirty."""
     print(f"{'verb, network':28s}{'lanes':>8s}{'sweep /s':>10s}{'bare vmap':>11s}{'diffrax':>9s}{'SciPy':>9s}  ratios")
     for name, verb, many in (("limits", coefficients, lanes), ("paths", path, lanes // 10)):
+        theirs = {"diffrax": [], "SciPy": []}  # seconds a lane
         for kind in KINDS:
             axes = {"kind": [kind], "seed": np.arange(10), "alpha": np.logspace(-4, 1, many // 30)}
             count = 10 * (many // 30)
@@ -136,6 +138,7 @@ def rates(lanes=99_990):
 
             bare = batch(lambda n, p, verb=verb: verb(n, p)["coefficients"], 1)
             plain = batch(by_diffrax, -(-count // 1000))
+            theirs["diffrax"].append(plain / count)
             line = f"{name + ', ' + kind:28s}{count:8d}{count / swept:10.0f}{count / bare:11.0f}{count / plain:9.0f}"
             if kind != "convolutional":
                 some = np.random.default_rng(0).choice(count, 30, replace=False)
@@ -143,6 +146,7 @@ def rates(lanes=99_990):
                 begun = time.perf_counter()
                 ends = [by_scipy(*start) for start in starts]
                 scipys = 30 / (time.perf_counter() - begun)
+                theirs["SciPy"].append(1 / scipys)
                 if verb is coefficients:
                     at = found.coefficients.isel(kind=0).values
                     error = max(
@@ -153,6 +157,11 @@ def rates(lanes=99_990):
             else:
                 line += f"{'':9s} "
             print(f"{line} {plain / swept:.1f} times diffrax, {bare / swept:.2f} times bare vmap", flush=True)
+        axes = grid(many)
+        count = 30 * len(axes["alpha"])
+        own = seconds(lambda verb=verb, axes=axes: gflow.sweep(make, verb, axes))[0] / count
+        ratios = ", ".join(f"{np.mean(lane) / own:.0f} times {rival}" for rival, lane in theirs.items())
+        print(f"{name + ', all in one sweep':28s}{count:8d}{1 / own:10.0f}  {ratios}", flush=True)
 
 
 def work(coordinates, _):

@@ -11,6 +11,7 @@ from jaxtyping import Array
 import gflow
 from gflow import Status, initial
 from gflow._flow import _units
+from gflow.flows.radau import MOST_OUTPUTS
 
 EVERY = gflow.Steps(4096)  # all steps of these paths
 
@@ -230,6 +231,19 @@ def test_explicit_steps_are_followed_by_implicit_ones_where_they_do_not_arrive()
     assert whole.end.steps < 200
     moved = jnp.max(jnp.abs(exact.coefficients), axis=1, keepdims=True)
     np.testing.assert_array_less(jnp.abs(whole.coefficients - exact.coefficients) / moved, 1e-6)
+
+
+@pytest.mark.parametrize("n", [MOST_OUTPUTS, MOST_OUTPUTS + 1])
+def test_the_end_of_a_linear_model_is_exact_for_few_and_for_many_outputs(n):
+    rng = np.random.default_rng(n)
+    X = np.linalg.qr(rng.normal(size=(n + 5, n)))[0].T * np.geomspace(1.0, 0.1, n)[:, None]
+    y, start, times = rng.normal(size=n), rng.normal(size=n + 5), np.array([10.0, 2e3, 1e4])
+    problem, save = gflow.Regression(X, y), gflow.Times(times)
+    path = gflow.flow(gflow.Diagonal((start,)), problem, save=save, method=gflow.Weights(rtol=1e-10))
+    assert path.status == Status.finished
+    rates = np.sum(X**2, axis=1)
+    gone = -np.expm1(-rates * times[:, None]) / rates
+    np.testing.assert_allclose(path.coefficients, start - gone * (X @ start - y) @ X, atol=1e-8)
 
 
 def test_a_stiff_path_is_the_same_inside_jit():

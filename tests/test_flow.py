@@ -246,6 +246,20 @@ def test_the_end_of_a_linear_model_is_exact_for_few_and_for_many_outputs(n):
     np.testing.assert_allclose(path.coefficients, start - gone * (X @ start - y) @ X, atol=1e-8)
 
 
+@pytest.mark.parametrize("n", [1, 5])
+def test_the_end_has_derivatives_with_fewer_and_with_more_outputs_than_weights(n):
+    X = jnp.asarray(np.random.default_rng(n).normal(size=(n, 2)))
+    beta, start = jnp.array([1.0, -2.0]), jnp.array([0.3, 0.5])
+
+    def end(beta):
+        save = gflow.Times([1e4])
+        return gflow.flow(gflow.Diagonal((start,)), gflow.Regression(X, X @ beta), save=save).coefficients[-1]
+
+    seen = jnp.linalg.pinv(X) @ X
+    np.testing.assert_allclose(end(beta), start + seen @ (beta - start), rtol=1e-9)
+    np.testing.assert_allclose(jax.jacrev(end)(beta), seen, atol=1e-9)
+
+
 def test_a_stiff_path_is_the_same_inside_jit():
     X = jnp.asarray(ROWS).at[2].set(ROWS[0] + 1e-4 * ROWS[2])
     problem, start = gflow.Regression(X, X @ jnp.arange(1.0, 6.0)), gflow.Diagonal(START)

@@ -101,22 +101,20 @@ def tail(network: NetworkT, problem: Problem, elapsed: Float[Array, " T"]) -> Ne
         # (1 − e^{−λs}) / λ, which is s as λ → 0; a rate of 0 belongs to outputs that no weight moves.
         still = rates * s < 1e-12
         gone = jnp.where(still, jnp.where(rates > 0, s, 0.0), -jnp.expm1(-rates * s) / jnp.where(rates > 0, rates, 1.0))
-        return _moved(network, backward(vectors @ (gone * along).reshape(outputs.shape))[0])
+        return _moved(network, backward((vectors @ (gone * along)).reshape(outputs.shape))[0])
 
     return jax.vmap(at)(elapsed)
 
 
 def _rates(
     outputs: Array, backward: Callable[[Array], Any], gram: Callable[[Array], Array]
-) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
-    """Eigenvalues and eigenvectors of JJᵀ, by the singular values of J as in `_moving`: so rates keep their digits that
-    are below the round-off of the largest."""
+) -> tuple[Float[Array, " k"], Float[Array, "n k"]]:
+    """Eigenvalues of JJᵀ, all that are not 0, and eigenvectors. By the singular values of J, as in `_moving`, rates
+    below the round-off of the largest keep their digits."""
     if outputs.size > MOST_OUTPUTS:
         rates, vectors = jnp.linalg.eigh(gram(jnp.eye(outputs.size, dtype=outputs.dtype)))
         return jnp.maximum(rates, 0.0), vectors
-    J = _jacobian(outputs, backward)
-    vectors, sizes, _ = jnp.linalg.svd(J, full_matrices=len(J) > J.shape[1])
-    sizes = jnp.pad(sizes, (0, len(J) - sizes.size))
+    vectors, sizes, _ = jnp.linalg.svd(_jacobian(outputs, backward), full_matrices=False)
     return jnp.where(_is_moving(sizes), sizes, 0.0) ** 2, vectors
 
 

@@ -109,8 +109,9 @@ class Network(eqx.Module):
         return None
 
     def modes_on(self, X: Float[Array, "n d"]) -> Modes | None:
-        """Modes that hold on the inputs X: Xβ = XSᵀρ. What β has besides must be linear in the last layer alone, by a
-        map no larger than the weights that no U_l has. By default those of all data; a matter of shapes alone."""
+        """Modes of two layers that hold on the inputs X: Xβ = XSᵀρ. What β has besides must be linear in the second
+        layer, by a map no larger than the weights that no U_l has. By default those of all data; a matter of shapes
+        alone."""
         return self.modes()
 
     def layers(self) -> tuple[Float[Array, "_a _b"], ...] | None:

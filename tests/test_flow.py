@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 import gflow
 from gflow import Status, initial
-from gflow._flow import _units
+from gflow._flow import _interpolated, _units
 from gflow.flows.radau import MOST_OUTPUTS
 
 EVERY = gflow.Steps(4096)  # all steps of these paths
@@ -244,6 +244,23 @@ def test_the_end_of_a_linear_model_is_exact_for_few_and_for_many_outputs(n):
     rates = np.sum(X**2, axis=1)
     gone = -np.expm1(-rates * times[:, None]) / rates
     np.testing.assert_allclose(path.coefficients, start - gone * (X @ start - y) @ X, atol=1e-8)
+
+
+def test_a_row_of_zeros_leaves_a_dual_path_as_it_is():
+    X, y, save = jnp.asarray(ROWS), ROWS @ jnp.arange(1.0, 6.0), gflow.LogTimes(jnp.linspace(-1.0, 20.0, 9))
+    with_zeros = gflow.Regression(X.at[1].set(0.0), y.at[1].set(0.0))
+    without = gflow.Regression(X[::2], y[::2])
+    one, other = (gflow.flow(gflow.Diagonal(START), p, save=save, method=gflow.Dual()) for p in (with_zeros, without))
+    assert one.status == other.status == Status.finished
+    np.testing.assert_allclose(one.coefficients, other.coefficients, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("rtol", "expected"),
+    [(1e-8, 1e-8 ** (1 / 0.7)), (1e-10, 1e4 * 2**-52), (1e-13, 1e-13)],  # then round-off, unless less is asked for
+)
+def test_the_tolerance_of_implicit_steps(rtol, expected):
+    assert float(_interpolated(jnp.asarray(rtol))) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("n", [1, 5])

@@ -61,6 +61,15 @@ def test_weights_outside_the_data_stay_and_the_others_agree_with_their_flow():
     np.testing.assert_allclose(moved, jnp.outer(unit, unit @ moved), atol=1e-14)
 
 
+def test_a_hidden_unit_of_zeros_stays_where_it_is():
+    W, w, x = normals(6, (3, 2), 2, 3)
+    W, w = W.at[:, 1].set(0.0), w.at[1].set(0.0)
+    end = gflow.limit(gflow.FullyConnected((W, w)), gflow.Regression(x[None], [1.0]))
+    assert end.converged
+    assert end.network.weights[1][1] == 0.0
+    assert distance(end.coefficients, closed_form(W, w, x, 1.0)) <= float(end.error) + 1e-15
+
+
 def test_any_scale_is_served():
     W, w, x = normals(6, (3, 2), 2, 3)
     network, problem = gflow.FullyConnected((W, w)), gflow.Regression(x[None], [1.0])
